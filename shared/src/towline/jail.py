@@ -73,6 +73,8 @@ def jail(
         bwrap.append("--share-net")
     bwrap += _system_mounts()
     bwrap += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108 - the jail's own
+    for parent in sorted({str(up) for mount in mounts for up in Path(mount.target).parents} - {"/", "/tmp"}):  # noqa: S108
+        bwrap += ["--perms", "0755", "--dir", parent]  # bwrap's own would be closed to the jailed uid
     for mount in mounts:
         bwrap += ["--bind" if mount.writable else "--ro-bind", str(mount.source), mount.target]
     base = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp"}  # noqa: S108
