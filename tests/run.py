@@ -44,9 +44,9 @@ class Group:
 
 GROUPS = (
     Group("unit", ("shared/tests", "services/*/tests", "tests/unit"), fast=True),
-    Group("contract", ("tests/contract",), fast=True),
-    Group("flow", ("tests/flow",)),
-    Group("lab", ("tests/lab",)),
+    Group("contract", ("tests/contract",), fast=True, optional=True),
+    Group("flow", ("tests/flow",), optional=True),
+    Group("lab", ("tests/lab",), optional=True),
     Group("chaos", ("tests/chaos",), optional=True),
 )
 
