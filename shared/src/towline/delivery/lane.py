@@ -1,0 +1,188 @@
+"""A lane: what a service holds for one key, and how it is kept in the state topic.
+
+A lane is a set of rows, each one compacted record `<key>␟<row>` in the partition of the key's inbox:
+
+    cursor            positions, sequences, turns: what was handled and sent
+    state             the state model without its tables
+    state.<f>␟<e>     entry <e> of a table, a state field of type dict[str, Model]
+    timer␟<name>      a due time
+    outbox␟<id>       an event or effect that is not done yet
+    parked            why `decide` keeps failing here; later events go to the dead letters
+
+A turn writes the rows it changed, in one atomic batch; a row with no value is a tombstone. Rule: whatever a lane
+says can be rebuilt from its rows alone.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Generic, get_args, get_origin
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from towline.bus.port import NewRecord
+from towline.delivery.model import S, State
+
+SEPARATOR = "\x1f"
+OUTBOX = "outbox" + SEPARATOR
+RECENT_IDS = 128
+"""Ids of source events a lane remembers, to drop what a source emits twice."""
+
+Rows = dict[str, bytes | None]
+
+
+class Cursor(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    positions: dict[str, int] = Field(default_factory=dict, description="Topic → next offset of the lane's partition.")
+    seen: dict[str, int] = Field(default_factory=dict, description="Producer lane → last sequence handled.")
+    sent: int = Field(0, description="Sequence of the last event published to the service's stream.")
+    recent: tuple[str, ...] = Field((), description="Ids of the last events that sources emitted.")
+
+
+class OutboxItem(BaseModel):
+    """Something decided and not yet done. An event is kept as the record it will be, so that its bytes never change."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    order: int
+    kind: str = Field(description="`event`, or the kind of an effect.")
+    topic: str = ""
+    key: str = ""
+    value: str = ""
+    headers: dict[str, str] = Field(default_factory=dict)
+    effect: dict[str, Any] = Field(default_factory=dict)
+    traceparent: str | None = None
+
+    @classmethod
+    def of_event(cls, id: str, order: int, record: NewRecord) -> OutboxItem:
+        return cls(
+            id=id,
+            order=order,
+            kind="event",
+            topic=record.topic,
+            key=record.key,
+            value=base64.b64encode(record.value or b"").decode(),
+            headers={name: value.decode() for name, value in record.headers.items()},
+        )
+
+    def record(self) -> NewRecord:
+        headers = {name: value.encode() for name, value in self.headers.items()}
+        return NewRecord(self.topic, self.key, base64.b64decode(self.value), headers)
+
+
+@dataclass(frozen=True)
+class Lane(Generic[S]):
+    key: str
+    state: S
+    cursor: Cursor = field(default_factory=Cursor)
+    timers: Mapping[str, datetime] = field(default_factory=dict)
+    outbox: Mapping[str, OutboxItem] = field(default_factory=dict)
+    parked: str | None = None
+    fresh: bool = True
+    """No row of it was ever written, or it was forgotten."""
+
+    def done(self, ids: Iterable[str]) -> Lane[S]:
+        gone = set(ids)
+        return replace(self, outbox={id: item for id, item in self.outbox.items() if id not in gone})
+
+
+def tables_of(model: type[State]) -> frozenset[str]:
+    """The fields kept as one row per entry."""
+    names = set()
+    for name, info in model.model_fields.items():
+        args = get_args(info.annotation)
+        if get_origin(info.annotation) is dict and isinstance(args[1], type) and issubclass(args[1], BaseModel):
+            names.add(name)
+    return frozenset(names)
+
+
+def changed_rows(before: Lane[S], after: Lane[S]) -> Rows:
+    """The rows that turn `before` into `after`; empty when nothing changed."""
+    rows: Rows = {}
+    if after.state is not before.state or before.fresh:
+        rows.update(_changed_state(None if before.fresh else before.state, after.state))
+    for name in before.timers.keys() | after.timers.keys():
+        due = after.timers.get(name)
+        if due != before.timers.get(name):
+            rows[_row("timer", name)] = None if due is None else due.isoformat().encode()
+    for id in before.outbox.keys() - after.outbox.keys():
+        rows[_row("outbox", id)] = None
+    for id in after.outbox.keys() - before.outbox.keys():
+        rows[_row("outbox", id)] = after.outbox[id].model_dump_json(exclude_defaults=True).encode()
+    if after.parked != before.parked:
+        rows["parked"] = None if after.parked is None else after.parked.encode()
+    if after.cursor is not before.cursor:
+        rows["cursor"] = after.cursor.model_dump_json(exclude_defaults=True).encode()
+    return rows
+
+
+def _changed_state(before: S | None, after: S) -> Rows:
+    rows: Rows = {}
+    tables = tables_of(type(after))
+    for name in tables:
+        old = {} if before is None else getattr(before, name)
+        new = getattr(after, name)
+        for entry in old.keys() - new.keys():
+            rows[_row(f"state.{name}", entry)] = None
+        for entry, value in new.items():
+            if old.get(entry) is not value:
+                rows[_row(f"state.{name}", entry)] = value.model_dump_json(exclude_defaults=True).encode()
+    body = after.model_dump_json(exclude=set(tables), exclude_defaults=True).encode()
+    if before is None or body != before.model_dump_json(exclude=set(tables), exclude_defaults=True).encode():
+        rows["state"] = body
+    return rows
+
+
+def records_of(topic: str, partition: int, key: str, rows: Rows) -> list[NewRecord]:
+    return [NewRecord(topic, key + SEPARATOR + row, value, {}, partition) for row, value in sorted(rows.items())]
+
+
+class Loader(Generic[S]):
+    """Rebuilds lanes from a state partition, record by record, oldest first."""
+
+    def __init__(self, model: type[S]) -> None:
+        self._model = model
+        self._rows: dict[str, dict[str, bytes]] = {}
+
+    def feed(self, record_key: str, value: bytes | None) -> None:
+        key, _, row = record_key.partition(SEPARATOR)
+        rows = self._rows.setdefault(key, {})
+        if value is None:
+            rows.pop(row, None)
+        else:
+            rows[row] = value
+
+    def lanes(self) -> dict[str, Lane[S]]:
+        return {key: self._lane(key, rows) for key, rows in self._rows.items() if rows}
+
+    def _lane(self, key: str, rows: Mapping[str, bytes]) -> Lane[S]:
+        body: dict[str, Any] = orjson.loads(rows.get("state", b"{}"))
+        timers: dict[str, datetime] = {}
+        outbox: dict[str, OutboxItem] = {}
+        for row, value in rows.items():
+            family, _, entry = row.partition(SEPARATOR)
+            if family.startswith("state."):
+                body.setdefault(family.removeprefix("state."), {})[entry] = orjson.loads(value)
+            elif family == "timer":
+                timers[entry] = datetime.fromisoformat(value.decode())
+            elif family == "outbox":
+                outbox[entry] = OutboxItem.model_validate_json(value)
+        return Lane(
+            key=key,
+            state=self._model.model_validate(body),
+            cursor=Cursor.model_validate_json(rows.get("cursor", b"{}")),
+            timers=timers,
+            outbox=dict(sorted(outbox.items(), key=lambda pair: pair[1].order)),
+            parked=rows["parked"].decode() if "parked" in rows else None,
+            fresh="state" not in rows,
+        )
+
+
+def _row(family: str, entry: str) -> str:
+    return f"{family}{SEPARATOR}{entry}"

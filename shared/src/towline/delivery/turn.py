@@ -1,0 +1,145 @@
+"""One event, one turn, as a pure function: `take(lane, envelope, …) -> Turn`.
+
+Rules that must hold:
+
+- An event whose position, sequence, effect or timer the lane has already handled changes nothing.
+- Ids of what leaves derive from the id of what came in, so deciding the same event again says the same.
+- A turn is applied only after its rows are durable; until then the old lane stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Generic
+
+from towline import flow
+from towline.delivery import codec
+from towline.delivery.lane import RECENT_IDS, Cursor, Lane, OutboxItem, Rows, changed_rows
+from towline.delivery.model import Decision, Effect, Envelope, S, Service, State, TimerFired
+from towline.events.base import Event
+from towline.ids import digest_of
+
+Trace = Callable[[Event | Effect], str | None]
+"""The trace context that something leaving this turn shall carry."""
+
+
+@dataclass(frozen=True)
+class Turn(Generic[S]):
+    lane: Lane[S]
+    rows: Rows
+    leaving: tuple[OutboxItem, ...] = ()
+    """Events first, then effects, in the order decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Where an envelope was read: its topic and the offset after it."""
+
+    topic: str
+    next_offset: int
+
+
+def handled(lane: Lane[Any], envelope: Envelope, at: Arrival) -> bool:
+    """True when this lane has had the event: a redelivery, a copy, a late result or a stale timer."""
+    if at.next_offset <= lane.cursor.positions.get(at.topic, 0):
+        return True
+    if envelope.lane is not None and envelope.sequence is not None:
+        return envelope.sequence <= lane.cursor.seen.get(envelope.lane, 0)
+    if isinstance(envelope.event, TimerFired):
+        return lane.timers.get(envelope.event.name) != envelope.event.due
+    if _answers_effect(envelope):
+        return envelope.cause not in lane.outbox
+    return envelope.id in lane.cursor.recent
+
+
+def take(
+    service: Service[S], lane: Lane[S], envelope: Envelope, at: Arrival, now: datetime, trace: Trace
+) -> Turn[S] | None:
+    """Decide on one event; None when it was handled before or changes nothing. Raises what `decide` raises."""
+    if handled(lane, envelope, at):
+        return None
+    decision = service.decide(lane.state, envelope, now)
+    closes = isinstance(envelope.event, TimerFired) or _answers_effect(envelope)
+    if not closes and _says_nothing(lane.state, decision):
+        return None
+    after = _applied(service, lane, envelope, at, decision)
+    leaving = _leaving(service, after, envelope, decision, now, trace)
+    sent = after.cursor.sent + sum(1 for item in leaving if item.kind == "event")
+    after = replace(
+        after,
+        cursor=after.cursor.model_copy(update={"sent": sent}),
+        outbox={**after.outbox, **{item.id: item for item in leaving}},
+    )
+    return Turn(after, changed_rows(lane, after), leaving)
+
+
+def forwarded(service: str, envelope: Envelope, key: str, event: Event) -> Envelope:
+    """The inbox copy of an event that is keyed otherwise; the producer's sequence goes with it."""
+    return replace(
+        envelope,
+        event=event,
+        id=codec.derive(service, envelope.id, event, 0),
+        source=codec.source_of(service),
+        key=key,
+        cause=envelope.id,
+    )
+
+
+def _answers_effect(envelope: Envelope) -> bool:
+    """Results carry the id of their effect as cause and, unlike facts, no sequence."""
+    return envelope.cause is not None and envelope.cause.startswith("effect-")
+
+
+def _says_nothing(state: State, decision: Decision[Any]) -> bool:
+    return decision.state is state and not decision.events and not decision.effects and not decision.timers
+
+
+def _applied(service: Service[S], lane: Lane[S], envelope: Envelope, at: Arrival, decision: Decision[S]) -> Lane[S]:
+    timers = dict(lane.timers)
+    if isinstance(envelope.event, TimerFired):
+        timers.pop(envelope.event.name, None)
+    for name, due in decision.timers.items():
+        if due is None:
+            timers.pop(name, None)
+        else:
+            timers[name] = due
+    state = service.state() if decision.state is None else decision.state
+    after = replace(lane, state=state, cursor=_advanced(lane.cursor, envelope, at), timers=timers, fresh=False)
+    return after.done((envelope.cause,)) if _answers_effect(envelope) and envelope.cause else after
+
+
+def _advanced(cursor: Cursor, envelope: Envelope, at: Arrival) -> Cursor:
+    update: dict[str, Any] = {"positions": {**cursor.positions, at.topic: at.next_offset}}
+    if envelope.lane is not None and envelope.sequence is not None:
+        update["seen"] = {**cursor.seen, envelope.lane: envelope.sequence}
+    elif not _answers_effect(envelope) and not isinstance(envelope.event, TimerFired):
+        update["recent"] = (*cursor.recent, envelope.id)[-RECENT_IDS:]
+    return cursor.model_copy(update=update)
+
+
+def _leaving(
+    service: Service[S], lane: Lane[S], envelope: Envelope, decision: Decision[S], now: datetime, trace: Trace
+) -> tuple[OutboxItem, ...]:
+    base = max((item.order for item in lane.outbox.values()), default=-1) + 1
+    items: list[OutboxItem] = []
+    for index, event in enumerate(decision.events):
+        out = Envelope(
+            event=event,
+            id=codec.derive(service.name, envelope.id, event, index),
+            source=codec.source_of(service.name),
+            time=now,
+            key=flow.stream_of(type(event)).key(event),
+            cause=envelope.id,
+            traceparent=trace(event),
+            lane=f"{service.name}/{lane.key}",
+            sequence=lane.cursor.sent + index + 1,
+        )
+        items.append(OutboxItem.of_event(out.id, base + len(items), codec.fact(service.name, out)))
+    for index, effect in enumerate(decision.effects):
+        id = "effect-" + digest_of(service.name, lane.key, envelope.id, effect.kind, str(index))[:32]
+        data = effect.model_dump(mode="json", exclude_defaults=True)
+        order = base + len(items)
+        items.append(OutboxItem(id=id, order=order, kind=effect.kind, effect=data, traceparent=trace(effect)))
+    return tuple(items)

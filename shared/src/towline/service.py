@@ -1,0 +1,103 @@
+"""One process of Towline: start, ready, drain, stop, for one service or for all of them.
+
+`/healthz` says that the process lives, `/readyz` that every service could work (and if not, in one sentence each,
+why), `/metrics` is for Prometheus. SIGTERM and SIGINT drain: sources stop, turns finish, offsets are committed;
+effects that still run are begun again by the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Sequence
+from typing import Any
+
+from aiohttp import web
+
+from towline import flow
+from towline.bus.port import Bus
+from towline.delivery.model import Service
+from towline.delivery.runtime import Runtime
+from towline.telemetry import metrics
+
+log = logging.getLogger(__name__)
+
+
+class Process:
+    """Runs services on one bus until `stop`, a signal, or the end of one of them by a bug."""
+
+    def __init__(self, services: Sequence[Service[Any]], bus: Bus, *, listen: tuple[str, int] | None = None) -> None:
+        self._bus = bus
+        self._listen = listen
+        self.runtimes = [Runtime(service, bus) for service in services]
+        self._stop = asyncio.Event()
+        self.address: tuple[str, int] | None = None
+        """Where health and metrics are served, once started."""
+
+    async def run(self, *, signals: bool = True) -> None:
+        if signals:
+            loop = asyncio.get_running_loop()
+            for name in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(name, self._stop.set)
+        await self._bus.ensure(flow.topics(runtime.service.name for runtime in self.runtimes))
+        server = await self._serve()
+        running = [asyncio.create_task(runtime.run(), name=runtime.service.name) for runtime in self.runtimes]
+        try:
+            await self._until_stopped(running)
+        finally:
+            for runtime in self.runtimes:
+                runtime.stop()
+            results = await asyncio.gather(*running, return_exceptions=True)
+            if server is not None:
+                await server.cleanup()
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def started(self) -> None:
+        """Returns when every service has loaded its state and reads its topics."""
+        await asyncio.gather(*(runtime.started.wait() for runtime in self.runtimes))
+
+    def waits(self) -> list[str]:
+        """What keeps this process from being ready, one sentence each; empty means ready."""
+        said = []
+        for runtime in self.runtimes:
+            reason = runtime.service.ready() if runtime.started.is_set() else "loads its state"
+            if reason is not None:
+                said.append(f"{runtime.service.name}: {reason}")
+        return said
+
+    async def _until_stopped(self, running: Sequence[asyncio.Task[None]]) -> None:
+        stop = asyncio.create_task(self._stop.wait())
+        done, _ = await asyncio.wait((stop, *running), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        for task in done - {stop}:
+            log.error("a service ended by itself", extra={"service": task.get_name()})
+
+    async def _serve(self) -> web.AppRunner | None:
+        if self._listen is None:
+            return None
+        app = web.Application()
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, *self._listen)
+        await site.start()
+        self.address = runner.addresses[0][:2]
+        return runner
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        waits = self.waits()
+        return web.Response(status=503 if waits else 200, text="".join(f"{line}\n" for line in waits) or "ok\n")
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=metrics.exposition(), headers={"content-type": "text/plain; version=0.0.4"})

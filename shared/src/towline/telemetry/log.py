@@ -1,0 +1,63 @@
+"""Logs: a constant message with fields, one JSON object per line, or readable lines on a terminal.
+
+Credentials are taken out of every message and field here, whoever logs.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from datetime import UTC, datetime
+from typing import TextIO
+
+import orjson
+
+from towline.errors import redact
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def configure(level: str = "INFO", *, json: bool | None = None, stream: TextIO | None = None) -> None:
+    """Send all logs to `stream` (stderr); JSON unless it is a terminal, or as told."""
+    target = stream or sys.stderr
+    handler = logging.StreamHandler(target)
+    as_json = not target.isatty() if json is None else json
+    handler.setFormatter(JsonLines() if as_json else PlainLines())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for noisy in ("httpx", "httpcore", "aiohttp.access", "git", "kubernetes_asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    return {name: redact(value) if isinstance(value, str) else value for name, value in extra.items()}
+
+
+def _trace_of(record: logging.LogRecord) -> str:
+    return redact("".join(traceback.format_exception(*record.exc_info))) if record.exc_info else ""
+
+
+class JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": redact(record.getMessage()),
+            **_fields(record),
+        }
+        if said := _trace_of(record):
+            line["exception"] = said
+        return orjson.dumps(line, default=str).decode()
+
+
+class PlainLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
+        line = f"{time} {record.levelname:<7} {redact(record.getMessage())}"
+        said = _trace_of(record)
+        return "\n".join(part for part in (f"{line}  {fields}".rstrip(), said) if part)
