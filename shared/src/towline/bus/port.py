@@ -21,6 +21,10 @@ from typing import NamedTuple, Protocol
 from towline.errors import DependencyDown, Permanent
 
 MAX_RECORD_BYTES = 256 * 1024
+"""Key, value and headers of one record."""
+
+MAX_APPEND_BYTES = 4 * 1024 * 1024
+"""All records of one `append`: Kafka carries them as one batch, and a batch has a limit."""
 
 
 class TopicPartition(NamedTuple):
@@ -74,7 +78,10 @@ class BusDown(DependencyDown):
 
 
 class TooLarge(Permanent):
-    """A record is over MAX_RECORD_BYTES. What is large lives in the artifact store; events point to it."""
+    """A record is over MAX_RECORD_BYTES, or an append over MAX_APPEND_BYTES.
+
+    What is large lives in the artifact store; events point to it.
+    """
 
 
 Assignment = frozenset[TopicPartition]

@@ -1,0 +1,178 @@
+"""The bus in one SQLite file: WAL, synchronous=FULL, group commit, any number of processes.
+
+A consumer is woken at once by a publish of its own process, and by others through the file's data version,
+looked at every 5 ms after activity and every 100 ms when idle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from towline.bus.port import BusDown, NewRecord, OnAssignment, Record, Topic, TopicPartition
+from towline.bus.size import check_sizes
+from towline.bus.sqlite.consumer import SqliteConsumer
+from towline.bus.sqlite.lease import HEARTBEAT_S
+from towline.bus.sqlite.ledger import Ledger
+from towline.bus.sqlite.reader import Reader
+from towline.bus.sqlite.writer import Writer
+from towline.errors import TowlineError
+
+_LOG = logging.getLogger(__name__)
+_POLL_MIN_S = 0.005
+_POLL_MAX_S = 0.1
+_SWEEP_EVERY_S = 3600.0
+
+
+class SqliteBus:
+    """Made by `open`, ended by `close`; belongs to the event loop it was opened on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.heads: dict[TopicPartition, int] = {}
+        self.changed = asyncio.Event()
+        self.writer = Writer(path, self._on_commit)
+        self.reader: Reader
+        self._loop = asyncio.get_running_loop()
+        self._consumers: set[SqliteConsumer] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closed = False
+
+    @classmethod
+    async def open(cls, path: str | Path) -> SqliteBus:
+        """Open or create the file (mode 0600). Raises BusDown, Permanent (newer schema, not a bus file)."""
+        bus = cls(Path(path))
+        await bus.writer.open()
+        bus.reader = Reader(bus.path)
+        bus.heads = bus.reader.heads()
+        bus._tasks = [asyncio.create_task(bus._follow()), asyncio.create_task(bus._keep())]
+        return bus
+
+    async def ensure(self, topics: Sequence[Topic]) -> None:
+        await self.writer.submit(lambda ledger: ledger.ensure(topics))
+
+    async def publish(self, records: Sequence[NewRecord]) -> Sequence[int]:
+        check_sizes(records)
+        if not records:
+            return []
+        return await self.writer.submit(lambda ledger: [ledger.add(record) for record in records])
+
+    async def append(self, at: TopicPartition, records: Sequence[NewRecord]) -> int:
+        check_sizes(records, together=True)
+        for record in records:
+            if record.topic != at.topic or record.partition not in (None, at.partition):
+                raise ValueError(f"a record for {record.topic} partition {record.partition} in an append to {at}")
+
+        def operation(ledger: Ledger) -> int:
+            first = ledger.head(at)
+            for record in records:
+                ledger.add(record, at.partition)
+            return first
+
+        return await self.writer.submit(operation)
+
+    async def consumer(
+        self,
+        group: str,
+        topics: Sequence[str],
+        *,
+        member: str,
+        on_assigned: OnAssignment | None = None,
+        on_revoked: OnAssignment | None = None,
+    ) -> SqliteConsumer:
+        consumer = SqliteConsumer(self, group, topics, member, on_assigned, on_revoked)
+        await consumer.join()
+        self._consumers.add(consumer)
+        return consumer
+
+    async def read(self, at: TopicPartition, *, start: int = 0, limit: int = 1000) -> Sequence[Record]:
+        position = start
+        while True:
+            found = (await self.reader.slices({at: position}, limit))[at]
+            if found.records or found.next <= position:
+                return found.records
+            position = found.next
+
+    async def end(self, at: TopicPartition) -> int:
+        return await self.reader.head(at)
+
+    async def topics(self) -> Sequence[str]:
+        return await self.reader.topics()
+
+    async def sweep(self) -> None:
+        """Remove outlived records and tombstones now, in small transactions; done at the start and every hour."""
+        more = True
+        while more:
+            more = await self.writer.submit(lambda ledger: ledger.sweep())
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        for consumer in list(self._consumers):
+            with suppress(TowlineError):
+                await consumer.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.writer.close()
+        await self.reader.close()
+
+    # -- for its consumers -----------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Let every waiting fetch look again; those that come later wait on a new event."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def forget(self, consumer: SqliteConsumer) -> None:
+        self._consumers.discard(consumer)
+
+    def call_soon(self, function: Callable[..., None], *arguments: Any) -> None:
+        """From the writer's thread to the event loop."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _on_commit(self, heads: Mapping[TopicPartition, int]) -> None:
+        for at, next_ in heads.items():
+            self.heads[at] = max(next_, self.heads.get(at, 0))
+        self.wake()
+
+    async def _follow(self) -> None:
+        """Notice what other processes published."""
+        seen = self.reader.version()
+        pause = _POLL_MAX_S
+        while True:
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.3, _POLL_MAX_S)
+            if not self._consumers:
+                continue
+            with suppress(BusDown):  # locked for a moment: look again
+                version = self.reader.version()
+                if version == seen:
+                    continue
+                heads = self.reader.heads()
+                seen, pause = version, _POLL_MIN_S
+                if heads != self.heads:
+                    self._on_commit(heads)
+
+    async def _keep(self) -> None:
+        """Refresh the leases, and remove what is outlived at the start and every hour."""
+        sweep_at = 0.0
+        while True:
+            try:
+                for consumer in list(self._consumers):
+                    await consumer.beat()
+                if time.monotonic() >= sweep_at:
+                    await self.sweep()
+                    sweep_at = time.monotonic() + _SWEEP_EVERY_S
+            except TowlineError as error:
+                _LOG.warning("the bus is not kept in order for now: %s", error)
+            await asyncio.sleep(HEARTBEAT_S)
