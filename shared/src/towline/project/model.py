@@ -5,26 +5,31 @@ The shapes here are what the file resolves to; events carry them, so no later st
 
 from __future__ import annotations
 
+import posixpath
 import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 _NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
-Name = Annotated[str, Field(pattern=_NAME, max_length=63, description="Lower-case letters, digits and dashes.")]
+Name = Annotated[
+    str, Field(pattern=_NAME, description="Lower-case letters, digits and dashes, at most 63, no dash at the ends.")
+]
+Text = Annotated[str, Field(min_length=1, max_length=65_536)]
+EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256)]
 
 
 def _inside_repository(path: str) -> str:
-    if path.startswith("/") or "\\" in path or "\0" in path:
+    if path.startswith("/") or "\\" in path or any(ord(char) < 32 or ord(char) == 127 for char in path):
         raise ValueError("a path is relative to the top of the repository and uses /")
     if ".." in path.split("/"):
         raise ValueError("a path may not leave the repository")
-    return path.strip("/") or "."
+    return posixpath.normpath(path)
 
 
 RepoPath = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_inside_repository)]
 
-_DURATION = re.compile(r"(\d+)(s|m|h)")
+_DURATION = re.compile(r"([0-9]{1,6})(s|m|h)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -53,16 +58,16 @@ class Strict(BaseModel):
 class When(Strict):
     """All that is given must match for the job to run; otherwise it is skipped with a reason."""
 
-    paths: tuple[str, ...] = Field((), description="Glob patterns; one changed file must match one of them.")
-    branches: tuple[str, ...] = Field((), description="Glob patterns for the target branch.")
+    paths: tuple[Text, ...] = Field((), description="Glob patterns; one changed file must match one of them.")
+    branches: tuple[Text, ...] = Field((), description="Glob patterns for the target branch.")
 
 
 class Job(Strict):
     name: Name = Field(description="The key under `jobs`.")
-    run: tuple[str, ...] = Field(min_length=1, description="Shell lines, each by `sh -e`; one string or a list.")
+    run: tuple[Text, ...] = Field(min_length=1, description="Shell lines, run by one `sh -e`; one string or a list.")
     needs: tuple[Name, ...] = Field((), description="Jobs that must have passed before.")
-    when: When = When()
-    env: dict[str, str] = Field(default_factory=dict, description="Environment of the job; no secrets.")
+    when: When = Field(When(), description="Conditions; without them the job always runs.")
+    env: dict[EnvName, str] = Field(default_factory=dict, description="Environment of the job; no secrets.")
     timeout: Duration = Field("10m", description="Wall time: 90s, 10m, 1h.")
 
 
@@ -70,14 +75,14 @@ class KustomizePin(Strict):
     """The digest goes to the entry of `images` with this name in a kustomization file."""
 
     kustomize: RepoPath = Field(description="Path of the kustomization.yaml.")
-    image: str = Field(min_length=1, description="`name` of the entry under `images`.")
+    image: Text = Field(description="`name` of the entry under `images`.")
 
 
 class YamlPin(Strict):
     """The whole reference goes to one field of a YAML file."""
 
     yaml: RepoPath = Field(description="Path of the file.")
-    path: str = Field(min_length=1, description="Dotted path of the field, list items by number: `spec.0.image`.")
+    path: Text = Field(description="Dotted path of the field, list items by number: `spec.0.image`.")
 
 
 Pin = KustomizePin | YamlPin
@@ -85,9 +90,9 @@ Pin = KustomizePin | YamlPin
 
 class ImageSpec(Strict):
     name: Name = Field(description="The key under `images`; also the name of the repository in the registry.")
-    context: RepoPath = "."
+    context: RepoPath = Field(".", description="Folder that the build may copy from.")
     dockerfile: RepoPath = Field("Dockerfile", description="Path from the top of the repository.")
-    args: dict[str, str] = Field(default_factory=dict, description="Build arguments; no secrets.")
+    args: dict[EnvName, str] = Field(default_factory=dict, description="Build arguments; no secrets.")
     pins: tuple[Pin, ...] = Field((), description="Where the digest is written at landing.")
 
 
@@ -95,6 +100,6 @@ class Project(Strict):
     """The whole file. A repository without one gets the default: only the built-in checks."""
 
     version: Literal[1] = Field(1, description="Of this format.")
-    jobs: tuple[Job, ...] = ()
-    images: tuple[ImageSpec, ...] = ()
+    jobs: tuple[Job, ...] = Field((), description="What tests a candidate, by name.")
+    images: tuple[ImageSpec, ...] = Field((), description="What is built and pinned, by name.")
     manifests: tuple[RepoPath, ...] = Field((), description="Folders with Kubernetes manifests to check.")
