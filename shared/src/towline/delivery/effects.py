@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+from towline import killpoint
 from towline.delivery.lane import OutboxItem
 from towline.delivery.model import Effect, EffectContext, EffectFailed, Service
 from towline.delivery.retry import Breaker, GiveUp, retry
@@ -97,7 +98,9 @@ class Effects:
                 with trace.span(f"{self._service.name} {effect.kind}", item.traceparent) as span:
                     try:
                         handler = self._service.effects[type(effect)]
+                        killpoint.passed(self._service.name, "started", effect.kind)
                         result = await handler(effect, EffectContext(item.id, lane_key, tries))
+                        killpoint.passed(self._service.name, "done", effect.kind)
                     except Exception as error:
                         again = self._after_failure(resource, item, effect, tries, error)
                     else:

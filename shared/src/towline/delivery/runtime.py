@@ -19,7 +19,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
-from towline import flow
+from towline import flow, killpoint
 from towline.bus.partition import partition_of
 from towline.bus.port import Assignment, Bus, BusDown, Consumer, LostAssignment, NewRecord, Record, TopicPartition
 from towline.delivery import codec
@@ -177,6 +177,7 @@ class Runtime(Generic[S]):
         source = codec.source_of(self.service.name)
         envelope = Envelope(result, id, source, self._now(), lane_key, item.id, context)
         await self._until_bus_answers(lambda: self._to_inbox(envelope))
+        killpoint.passed(self.service.name, "told", item.kind)
 
     # -- lanes --------------------------------------------------------------------------------------------------
 
@@ -233,6 +234,7 @@ class Runtime(Generic[S]):
         started = time.perf_counter()
         try:
             envelope = codec.decode(record)
+            killpoint.passed(self.service.name, "received", type(envelope.event).__name__)
         except Undecodable as error:
             await self._bury(record, str(error))
             return
@@ -270,6 +272,7 @@ class Runtime(Generic[S]):
         key = turn.lane.key
         rows = {**self._stale_rows.pop(key, {}), **turn.rows}
         await self._store(key, rows)
+        killpoint.passed(self.service.name, "stored")
         # An effect with nothing to tell may have ended while the turn was decided or stored.
         ended = [row for row, value in {**rows, **self._stale_rows.get(key, {})}.items() if value is None]
         self._lanes[key] = turn.lane.done(row.removeprefix(OUTBOX) for row in ended)
@@ -290,6 +293,8 @@ class Runtime(Generic[S]):
         if not items:
             return
         await self._until_bus_answers(lambda: self._bus.publish([item.record() for item in items]))
+        for item in items:
+            killpoint.passed(self.service.name, "published", item.headers.get("ce_type", ""))
         for item in items:
             self._forget(key, item.id)
 
@@ -351,6 +356,7 @@ class Runtime(Generic[S]):
         ready = {at: offset for at, p in self._progress.items() if (offset := p.to_commit()) is not None}
         if ready:
             await consumer.commit(ready)
+            killpoint.passed(self.service.name, "committed")
             for at, offset in ready.items():
                 self._progress[at].committed(offset)
 

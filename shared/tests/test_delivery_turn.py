@@ -1,0 +1,133 @@
+"""The pure turn: what it writes, what leaves, and that nothing is handled twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+from shared.tests.conftest import NOW, Hint, Tally, Tell, Told, created, decide, tell
+
+from towline.delivery import codec
+from towline.delivery.lane import SEPARATOR, Lane, Loader, records_of
+from towline.delivery.model import Envelope, Service, TimerFired
+from towline.delivery.turn import Arrival, Turn, take
+from towline.events import Event, NoticeRendered
+
+SERVICE = Service("notifier", Tally, decide, effects={Tell: tell}, inbox=(Told, Hint))
+
+
+def envelope(event: Event, id: str = "a", *, sequence: int | None = None, cause: str | None = None) -> Envelope:
+    lane = None if sequence is None else "git-watcher/local/app"
+    return Envelope(event, id, "/towline/git-watcher", NOW, "local/app", cause, None, lane, sequence)
+
+
+def turn(lane: Lane[Tally], arrived: Envelope, offset: int = 0, topic: str = "t") -> Turn[Tally] | None:
+    return take(SERVICE, lane, arrived, Arrival(topic, offset + 1), NOW, lambda _: None)
+
+
+EMPTY = Lane("local/app", Tally())
+
+
+def taken(lane: Lane[Tally], arrived: Envelope, offset: int = 0, topic: str = "t") -> Turn[Tally]:
+    result = turn(lane, arrived, offset, topic)
+    assert result is not None
+    return result
+
+
+def test_an_event_leaves_before_its_effects_and_both_wait_in_the_outbox() -> None:
+    result = taken(EMPTY, envelope(created("h1")))
+    assert [item.kind for item in result.leaving] == ["event", "tell"]
+    assert list(result.lane.outbox) == [item.id for item in result.leaving]
+
+
+def test_deciding_the_same_event_again_gives_the_same_ids_and_bytes() -> None:
+    first, second = (taken(EMPTY, envelope(created("h1"))) for _ in range(2))
+    assert first.leaving == second.leaving
+    assert first.rows == second.rows
+
+
+def test_a_record_at_or_before_the_position_changes_nothing() -> None:
+    lane = taken(EMPTY, envelope(created("h1"), "a", sequence=1), 7).lane
+    assert turn(lane, envelope(created("h1"), "a", sequence=1), 7) is None
+    assert turn(lane, envelope(created("h2"), "b", sequence=2), 6) is None
+
+
+def test_a_copy_under_a_new_offset_is_known_by_its_sequence() -> None:
+    lane = taken(EMPTY, envelope(created("h1"), "a", sequence=1), 0).lane
+    assert turn(lane, envelope(created("h1"), "a", sequence=1), 1) is None
+    assert turn(lane, envelope(created("h2"), "b", sequence=2), 2) is not None
+
+
+def test_a_source_event_emitted_twice_is_known_by_its_id() -> None:
+    lane = taken(EMPTY, envelope(Hint(word="x"), "a"), 0).lane
+    assert turn(lane, envelope(Hint(word="x"), "a"), 1) is None
+
+
+def test_a_result_closes_its_effect_and_a_second_result_changes_nothing() -> None:
+    lane = taken(EMPTY, envelope(created("h1"))).lane
+    effect = next(id for id, item in lane.outbox.items() if item.kind == "tell")
+    closed = taken(lane, envelope(Told(head="h1"), "r1", cause=effect), 1).lane
+    assert effect not in closed.outbox
+    assert closed.state.told == 1
+    assert turn(closed, envelope(Told(head="h1"), "r2", cause=effect), 2) is None
+
+
+def test_a_timer_rings_once_and_a_stale_one_not_at_all() -> None:
+    lane = taken(EMPTY, envelope(created("timer"))).lane
+    due = lane.timers["soon"]
+    rung = taken(lane, envelope(TimerFired(name="soon", due=due), "t1"), 1).lane
+    assert rung.state.rung == 1
+    assert "soon" not in rung.timers
+    assert turn(rung, envelope(TimerFired(name="soon", due=due), "t2"), 2) is None
+    assert turn(lane, envelope(TimerFired(name="soon", due=due + timedelta(1)), "t3"), 3) is None
+
+
+def test_only_changed_entries_of_a_table_are_written() -> None:
+    lane = taken(EMPTY, envelope(created("h1"), "a")).lane
+    rows = taken(lane, envelope(created("h2"), "b"), 1).rows
+    assert f"state.heads{SEPARATOR}h2" in rows
+    assert f"state.heads{SEPARATOR}h1" not in rows
+
+
+def test_an_outgoing_event_is_decoded_as_what_was_decided() -> None:
+    item = taken(EMPTY, envelope(created("h1"))).leaving[0]
+    assert item.headers["ce_type"] == NoticeRendered.type
+    assert item.topic == "towline.notices"
+    assert item.headers["ce_towlinecause"] == "a"
+    assert item.headers["ce_id"] == codec.derive("notifier", "a", created_notice(), 0)
+
+
+def created_notice() -> NoticeRendered:
+    return NoticeRendered(channel="local/app", group="h1", severity="info", title="seen", about="h1")  # type: ignore[arg-type]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["h1", "h2", "timer"]), st.booleans()), max_size=20))
+def test_a_lane_is_rebuilt_from_its_rows_alone(steps: list[tuple[str, bool]]) -> None:
+    lane, loader = EMPTY, Loader(Tally)
+    for offset, (head, answered) in enumerate(steps):
+        arrived = envelope(created(head), f"e{offset}", sequence=offset + 1)
+        if answered and (open_effects := [id for id, item in lane.outbox.items() if item.kind == "tell"]):
+            arrived = envelope(Told(head=head), f"e{offset}", cause=open_effects[0])
+        result = taken(lane, arrived, offset)
+        for record in records_of("s", 0, lane.key, result.rows):
+            loader.feed(record.key, record.value)
+        lane = result.lane
+        for item in [item for item in lane.outbox.values() if item.kind == "event"]:
+            loader.feed(f"{lane.key}{SEPARATOR}outbox{SEPARATOR}{item.id}", None)
+            lane = lane.done((item.id,))
+    rebuilt = loader.lanes().get(lane.key, EMPTY)
+    assert replace(rebuilt, outbox=dict(rebuilt.outbox)) == lane
+
+
+@given(st.lists(st.integers(0, 9), max_size=30), st.data())
+def test_redelivering_any_part_of_a_history_changes_nothing(heads: list[int], data: st.DataObject) -> None:
+    history = [(i, envelope(created(f"h{head}"), f"e{i}", sequence=i + 1)) for i, head in enumerate(heads)]
+    lane = EMPTY
+    for offset, arrived in history:
+        lane = taken(lane, arrived, offset).lane
+        again = data.draw(st.sampled_from(history[: offset + 1]))
+        assert turn(lane, again[1], again[0]) is None
+        assert turn(lane, again[1], 1000 + offset) is None
+    assert lane.state.total == len(heads)
