@@ -1,0 +1,99 @@
+"""The composition root: the one place where services, bus and settings meet."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from towline import flow
+from towline.bus.open import open_bus
+from towline.delivery.model import Service
+from towline.errors import BadInput
+from towline.host import Host
+from towline.service import Process
+from towline.store import FolderStore
+from towline.telemetry.log import configure
+from towline_cli.settings import TowlineSettings
+
+log = logging.getLogger(__name__)
+
+
+def build(name: str, settings: TowlineSettings) -> Service[Any]:
+    """One service, ready to be run. Imports only that service: a reconciler needs no Git gate in memory."""
+    data = settings.data.resolve()
+    folder = data / name
+    folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+    host = Host(FolderStore(data / "artifacts"), folder)
+    return _builders()[name](settings, host)
+
+
+def _builders() -> dict[str, Callable[[TowlineSettings, Host], Service[Any]]]:
+    def watcher(settings: TowlineSettings, host: Host) -> Service[Any]:
+        from towline_git_watcher.service import build
+
+        return build(settings.git_watcher, host)
+
+    def runner(settings: TowlineSettings, host: Host) -> Service[Any]:
+        from towline_ci_runner.service import build
+
+        return build(settings.ci_runner, host)
+
+    def builder(settings: TowlineSettings, host: Host) -> Service[Any]:
+        from towline_image_builder.service import build
+
+        return build(settings.image_builder, host)
+
+    def reconciler(settings: TowlineSettings, host: Host) -> Service[Any]:
+        from towline_reconciler.service import build
+
+        return build(settings.reconciler, host)
+
+    def notifier(settings: TowlineSettings, host: Host) -> Service[Any]:
+        from towline_notifier.service import build
+
+        return build(settings.notifier, host)
+
+    return dict(zip(flow.SERVICES, (watcher, runner, builder, reconciler, notifier), strict=True))
+
+
+async def run(names: Iterable[str], settings: TowlineSettings, *, ready: Path | None = None) -> None:
+    """Run services until a signal. `ready`: a file that gets the health address once everything reads its topics."""
+    configure(settings.log_level)
+    settings.data.mkdir(parents=True, exist_ok=True, mode=0o711)
+    bus = await open_bus(settings.bus, partitions=flow.PARTITIONS)
+    try:
+        process = Process([build(name, settings) for name in names], bus, listen=address_of(settings.listen))
+        if ready is not None:
+            with suppress(FileNotFoundError):
+                ready.unlink()
+            await _run_and_tell(process, ready)
+        else:
+            await process.run()
+    finally:
+        await bus.close()
+
+
+async def _run_and_tell(process: Process, ready: Path) -> None:
+    import asyncio
+
+    async def tell() -> None:
+        await process.started()
+        host, port = process.address or ("", 0)
+        ready.write_text(f"{host}:{port}\n")
+
+    teller = asyncio.create_task(tell())
+    try:
+        await process.run()
+    finally:
+        teller.cancel()
+
+
+def address_of(text: str) -> tuple[str, int]:
+    """`host:port`; raises BadInput."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise BadInput(f"{text!r} is no address; expected host:port, such as 127.0.0.1:8080")
+    return host.strip("[]"), int(port)

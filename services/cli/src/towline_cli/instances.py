@@ -1,0 +1,69 @@
+"""Named instances of Towline on this machine, each a folder with its `towline.yaml`.
+
+The folder is `$TOWLINE_HOME`, or `towline` under the user's state folder. Rule: a command that is told neither
+`--config` nor `--name` works on the only instance there is, and otherwise says which there are.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from towline.errors import BadInput
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
+CONFIG = "towline.yaml"
+
+
+def home() -> Path:
+    if told := os.environ.get("TOWLINE_HOME"):
+        return Path(told)
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "towline"
+
+
+def folder(name: str) -> Path:
+    """Raises BadInput for a name that could leave the home folder."""
+    if not _NAME.fullmatch(name):
+        raise BadInput(f"{name!r} is no instance name; expected up to 31 lower-case letters, digits and dashes")
+    return home() / name
+
+
+def names() -> list[str]:
+    return sorted(path.parent.name for path in home().glob(f"*/{CONFIG}"))
+
+
+def config_of(config: Path | None, name: str | None) -> Path:
+    """The settings file that a command shall use; raises BadInput with what there is to choose from."""
+    if config is not None:
+        return config
+    if name is not None:
+        found = folder(name) / CONFIG
+        if not found.exists():
+            raise BadInput(f"there is no instance {name!r}; there are: {', '.join(names()) or 'none'}")
+        return found
+    if Path(CONFIG).exists():
+        return Path(CONFIG)
+    there = names()
+    if len(there) == 1:
+        return folder(there[0]) / CONFIG
+    if not there:
+        raise BadInput(
+            "no instance of Towline is known here; start one with `towline up`, or name a file with --config"
+        )
+    raise BadInput(f"there are several instances, name one with --name: {', '.join(there)}")
+
+
+def bus_of(config: Path) -> str:
+    """The bus that the file names, without loading every service's settings."""
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(config.read_text())
+    except FileNotFoundError:
+        raise BadInput(f"there is no settings file {config}") from None
+    except yaml.YAMLError:
+        raise BadInput(f"{config} is not YAML; `towline run` says where") from None
+    told = os.environ.get("TOWLINE_BUS") or (loaded or {}).get("bus")
+    return str(told) if told else "sqlite:///towline-data/bus.db"

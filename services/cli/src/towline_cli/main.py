@@ -1,0 +1,130 @@
+"""The command line. Each command imports what it needs when it runs, so that `--help` and `status` answer at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="towline",
+    help="Towline carries a commit from a push to healthy pods.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file; see docs/settings.md.")]
+Name = Annotated[str | None, typer.Option("--name", "-n", help="Instance, as `towline up` named it.")]
+SERVICES = ("git-watcher", "ci-runner", "image-builder", "reconciler", "notifier")
+
+
+@app.command()
+def up(
+    config: Config = None,
+    name: Annotated[str, typer.Option("--name", "-n", help="Name of the instance.")] = "local",
+    bus: Annotated[str | None, typer.Option(help="sqlite:///<path> or kafka://<host:port>; SQLite by default.")] = None,
+    registry: Annotated[str | None, typer.Option(help="host:port of a registry; one is started by default.")] = None,
+    kubeconfig: Annotated[Path | None, typer.Option(help="Cluster to deploy to; $KUBECONFIG by default.")] = None,
+) -> None:
+    """Run all five services in one process.
+
+    Without --config this makes an instance: a bare Git repository with hooks, a local registry, a settings file.
+    """
+    from towline_cli.up import up as start
+
+    start(config=config, name=name, bus=bus, registry=registry, kubeconfig=kubeconfig)
+
+
+@app.command()
+def run(
+    service: Annotated[str, typer.Argument(help=f"One of: {', '.join(SERVICES)}.")],
+    config: Config = None,
+    name: Name = None,
+) -> None:
+    """Run one service, as a production installation does."""
+    import asyncio
+    import os
+
+    from towline.errors import BadInput
+    from towline_cli.instances import config_of
+
+    if service not in SERVICES:
+        raise BadInput(f"there is no service {service!r}; expected one of: {', '.join(SERVICES)}")
+    from towline.settings import load
+    from towline_cli.compose import run as run_services
+    from towline_cli.settings import TowlineSettings
+
+    asyncio.run(run_services([service], load(TowlineSettings, config_of(config, name), os.environ)))
+
+
+@app.command()
+def status(
+    config: Config = None, name: Name = None, json: Annotated[bool, typer.Option(help="For programs.")] = False
+) -> None:
+    """Show every change and application, and in one sentence what each waits for or why it ended."""
+    from towline_cli.show import status as show
+
+    show(config, name, json=json)
+
+
+@app.command()
+def trace(
+    commit: Annotated[str, typer.Argument(help="A commit id (7 digits or more), a change id, or a topic.")],
+    config: Config = None,
+    name: Name = None,
+) -> None:
+    """Show the way of one commit: every step with its time, from the push to healthy pods."""
+    from towline_cli.show import trace as show
+
+    show(commit, config, name)
+
+
+@app.command()
+def validate(folder: Annotated[Path, typer.Argument(help="A work tree.")] = Path()) -> None:
+    """Check a work tree as the server would: .towline.yaml, manifests, lint. Exit code 1 when something is wrong."""
+    from towline_cli.validate import validate as check
+
+    raise typer.Exit(check(folder))
+
+
+@app.command()
+def demo(
+    name: Annotated[str, typer.Option("--name", help="Name of the instance.")] = "demo",
+    bus: Annotated[str, typer.Option(help="sqlite or kafka.")] = "sqlite",
+    keep: Annotated[bool, typer.Option(help="Leave everything running at the end.")] = False,
+) -> None:
+    """Show the main job on real parts: a change goes through, bad ones are refused, drift is repaired."""
+    from towline_cli.demo.run import demo as show
+
+    raise typer.Exit(show(name, bus, keep=keep))
+
+
+@app.command()
+def down(
+    name: Annotated[list[str] | None, typer.Option("--name", "-n", help="Instances; all by default.")] = None,
+) -> None:
+    """Stop and remove what demo and test left running, and list it."""
+    from towline_cli.down import down as stop
+
+    stop(name or [])
+
+
+def main() -> None:
+    """The entry point: a person's mistake is one sentence and exit code 2, never a traceback."""
+    from towline.errors import TowlineError
+
+    try:
+        app()
+    except TowlineError as error:
+        typer.echo(f"towline: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

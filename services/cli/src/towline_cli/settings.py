@@ -1,0 +1,29 @@
+"""Everything one process of Towline can be told, in one YAML file: a section per service, and what they share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+from towline_ci_runner.settings import CiRunnerSettings
+from towline_git_watcher.settings import GitWatcherSettings
+from towline_image_builder.settings import ImageBuilderSettings
+from towline_reconciler.settings import ReconcilerSettings
+
+from towline_notifier.settings import NotifierSettings
+
+
+class TowlineSettings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bus: str = Field("sqlite:///towline-data/bus.db", description="`sqlite:///<path>` or `kafka://<host>:<port>,…`.")
+    data: Path = Field(Path("towline-data"), description="Folder for mirrors, caches and the artifact store.")
+    listen: str = Field(
+        "127.0.0.1:8080", description="Address of /healthz, /readyz and /metrics; port 0 takes a free one."
+    )
+    log_level: str = Field("info", description="debug, info, warning or error.")
+    git_watcher: GitWatcherSettings = GitWatcherSettings()
+    ci_runner: CiRunnerSettings = CiRunnerSettings()
+    image_builder: ImageBuilderSettings = ImageBuilderSettings()
+    reconciler: ReconcilerSettings = ReconcilerSettings()
+    notifier: NotifierSettings = NotifierSettings()
