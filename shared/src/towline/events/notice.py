@@ -20,6 +20,7 @@ class NoticeRendered(Event):
     type: ClassVar[str] = "dev.cdeventsx.towline-notice.rendered.0.1.0"
     channel: str = Field(description="Name of a configured channel.")
     group: str = Field(description="What the notice is about: a change or an application.")
+    kind: str = Field("", description="What it tells of, as routes name it: `change-merged`, `incident-detected`, …")
     severity: Severity
     title: str
     text: str = ""
