@@ -160,7 +160,11 @@ class SqliteConsumer:
         )
         self._assignment = frozenset(gained)
         if self._on_assigned is not None:
-            await self._on_assigned(self._assignment)
+            try:
+                await self._on_assigned(self._assignment)
+            except BaseException:
+                self._assignment = frozenset()  # so that the next fetch tells it again
+                raise
 
     async def _take(self, limit: int) -> list[Record]:
         heads = self._bus.heads

@@ -1,0 +1,150 @@
+"""The bus on Kafka: acks=all, idempotent producer, keys on the partitions where every adapter puts them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+
+from aiokafka import errors
+from aiokafka.admin import AIOKafkaAdminClient
+
+from towline.bus.kafka import topics as topic_admin
+from towline.bus.kafka.connection import Connection
+from towline.bus.kafka.consumer import KafkaConsumer
+from towline.bus.kafka.producer import Producer
+from towline.bus.kafka.reader import Reader
+from towline.bus.partition import partition_of
+from towline.bus.port import BusDown, NewRecord, OnAssignment, Record, Topic, TopicPartition
+from towline.bus.size import check_sizes
+from towline.errors import Permanent
+
+_ENSURE_S = 60.0
+
+
+class KafkaBus:
+    """Made by `open`, ended by `close`; belongs to the event loop it was opened on."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._partitions: dict[str, int] = {}
+        self._producer = Producer(connection)
+        self._reader = Reader(connection)
+        self._admin: AIOKafkaAdminClient | None = None
+        self._admin_lock = asyncio.Lock()
+        self._consumers: list[KafkaConsumer] = []
+        self._closed = False
+
+    @classmethod
+    async def open(cls, servers: str) -> KafkaBus:
+        """From `host:port,host:port`, optionally with `?replication=3&min_insync=2`. Raises BadInput, BusDown."""
+        bus = cls(Connection.parse(servers))
+        try:
+            await bus._refresh()
+        except BaseException:
+            await bus.close()
+            raise
+        return bus
+
+    async def ensure(self, topics: Sequence[Topic]) -> None:
+        async with self._administering(_ENSURE_S) as admin:
+            self._partitions = await topic_admin.ensure(admin, self._connection, topics)
+
+    async def publish(self, records: Sequence[NewRecord]) -> Sequence[int]:
+        check_sizes(records)
+        if not records:
+            return []
+        return await self._producer.publish([(record, await self._place(record)) for record in records])
+
+    async def append(self, at: TopicPartition, records: Sequence[NewRecord]) -> int:
+        check_sizes(records, together=True)
+        await self._check(at)
+        for record in records:
+            if record.topic != at.topic or record.partition not in (None, at.partition):
+                raise ValueError(f"a record for {record.topic} partition {record.partition} in an append to {at}")
+        if not records:
+            return await self._reader.end(at)
+        return await self._producer.append(at, records)
+
+    async def consumer(
+        self,
+        group: str,
+        topics: Sequence[str],
+        *,
+        member: str,
+        on_assigned: OnAssignment | None = None,
+        on_revoked: OnAssignment | None = None,
+    ) -> KafkaConsumer:
+        for topic in topics:
+            await self._count(topic)
+        consumer = KafkaConsumer(self._connection, group, topics, member, on_assigned, on_revoked)
+        await consumer.join()
+        self._consumers.append(consumer)
+        return consumer
+
+    async def read(self, at: TopicPartition, *, start: int = 0, limit: int = 1000) -> Sequence[Record]:
+        await self._check(at)
+        return await self._reader.read(at, start, limit)
+
+    async def end(self, at: TopicPartition) -> int:
+        await self._check(at)
+        return await self._reader.end(at)
+
+    async def topics(self) -> Sequence[str]:
+        await self._refresh()
+        return sorted(self._partitions)
+
+    async def close(self) -> None:
+        self._closed = True
+        for consumer in self._consumers:
+            await consumer.close()
+        self._consumers.clear()
+        await self._producer.close()
+        await self._reader.close()
+        await self._throw_away_admin()
+
+    # -- topics ----------------------------------------------------------------------------------------------------
+
+    async def _count(self, topic: str) -> int:
+        """The topic's partitions; asked from a full listing, since asking for one topic could create it."""
+        if topic not in self._partitions:
+            await self._refresh()
+        if topic not in self._partitions:
+            raise Permanent(f"topic {topic} does not exist on this bus: `ensure` creates it")
+        return self._partitions[topic]
+
+    async def _place(self, record: NewRecord) -> int:
+        if record.partition is None:
+            return partition_of(record.key, await self._count(record.topic))
+        await self._check(TopicPartition(record.topic, record.partition))
+        return record.partition
+
+    async def _check(self, at: TopicPartition) -> None:
+        partitions = await self._count(at.topic)
+        if not 0 <= at.partition < partitions:
+            raise Permanent(f"topic {at.topic} has partitions 0 to {partitions - 1}, not {at.partition}")
+
+    async def _refresh(self) -> None:
+        async with self._administering() as admin:
+            self._partitions = await topic_admin.describe(admin)
+
+    @asynccontextmanager
+    async def _administering(self, seconds: float = 10.0) -> AsyncIterator[AIOKafkaAdminClient]:
+        async with self._admin_lock:
+            if self._closed:
+                raise BusDown("the bus is closed")
+            try:
+                async with self._connection.answering(seconds):
+                    if self._admin is None:
+                        self._admin = AIOKafkaAdminClient(**self._connection.client("admin"))
+                        await self._admin.start()
+                    yield self._admin
+            except BusDown:
+                await self._throw_away_admin()
+                raise
+
+    async def _throw_away_admin(self) -> None:
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            with suppress(errors.KafkaError, TimeoutError, OSError):
+                await admin.close()

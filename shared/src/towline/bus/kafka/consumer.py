@@ -1,0 +1,276 @@
+"""One member of a Kafka group: eager range assignment, manual commits, and a member that always comes back.
+
+The client calls its rebalance listener from a task of its own. A loss is told there, before the group goes on; a gain
+is told in `fetch`, with every new partition paused until then, so that no record comes before its `on_assigned`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+import aiokafka
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, errors
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+
+from towline.bus.kafka.connection import Connection
+from towline.bus.kafka.reader import record_of
+from towline.bus.port import Assignment, BusDown, LostAssignment, OnAssignment, Record, TopicPartition
+from towline.errors import TowlineError
+
+SESSION_TIMEOUT_MS = 15_000
+REBALANCE_TIMEOUT_MS = 60_000
+_FETCH_MAX_WAIT_MS = 100
+"""A partition that was resumed or sought waits for the request under way, at most this long."""
+_SURE_FOR_S = 5.0
+"""How long an empty fetch counts as empty before the cluster is asked whether it is there at all."""
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    def __init__(self, consumer: KafkaConsumer) -> None:
+        self._consumer = consumer
+
+    async def on_partitions_revoked(self, _revoked: object) -> None:
+        await self._consumer._revoke()
+
+    async def on_partitions_assigned(self, assigned: set[aiokafka.TopicPartition]) -> None:
+        self._consumer._gain(frozenset(TopicPartition(*partition) for partition in assigned))
+
+
+class KafkaConsumer:
+    """Made by `KafkaBus.consumer`."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        group: str,
+        topics: Sequence[str],
+        member: str,
+        on_assigned: OnAssignment | None,
+        on_revoked: OnAssignment | None,
+    ) -> None:
+        self.group = group
+        self._connection = connection
+        self._topics = list(topics)
+        self._member = member
+        self._on_assigned = on_assigned
+        self._on_revoked = on_revoked
+        self._client: AIOKafkaConsumer | None = None
+        self._assignment: Assignment = frozenset()
+        self._gained: Assignment | None = None
+        self._paused: set[TopicPartition] = set()
+        self._sought: set[TopicPartition] = set()
+        self._membership = asyncio.Lock()
+        self._woken = asyncio.Event()
+        self._sure_at = time.monotonic()
+        self._closed = False
+
+    @property
+    def assignment(self) -> Assignment:
+        return self._assignment
+
+    async def join(self) -> None:
+        """Connect and ask for membership; the assignment itself comes with a later `fetch`. Raises BusDown."""
+        client = AIOKafkaConsumer(
+            **self._connection.client(f"{self.group}-{self._member}"),
+            group_id=self.group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            partition_assignment_strategy=(RangePartitionAssignor,),
+            session_timeout_ms=SESSION_TIMEOUT_MS,
+            rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,
+            max_poll_interval_ms=900_000,
+            fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
+        )
+        try:
+            async with self._connection.answering():
+                await client.start()
+                client.subscribe(self._topics, listener=_Listener(self))
+        except BaseException:
+            await _throw_away(client)
+            raise
+        self._client = client
+        self._sure_at = time.monotonic()
+
+    async def fetch(self, *, limit: int = 500, timeout: float = 1.0) -> Sequence[Record]:
+        deadline = time.monotonic() + timeout
+        while not self._closed:
+            if self._client is None:
+                await self.join()
+            await self._take_over()
+            if records := await self._poll(limit, max(0.0, deadline - time.monotonic())):
+                self._sure_at = time.monotonic()
+                return records
+            if time.monotonic() >= deadline:
+                await self._make_sure()
+                return []
+        return []
+
+    async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        if self._closed:
+            raise BusDown(f"the consumer of group {self.group} is closed")
+        if not offsets:
+            return
+        if self._client is None or set(offsets) - self._assignment:
+            raise LostAssignment(f"group {self.group} has not assigned {min(offsets)} to this member")
+        async with self._connection.answering():
+            await self._client.commit({aiokafka.TopicPartition(*at): next_ for at, next_ in offsets.items()})
+
+    async def committed(self, partition: TopicPartition) -> int | None:
+        if self._client is None:
+            raise BusDown(f"the consumer of group {self.group} is not connected")
+        async with self._connection.answering():
+            found = await self._client.committed(aiokafka.TopicPartition(*partition))
+            return None if found is None else int(found)
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        if self._client is None or partition not in self._assignment:
+            raise LostAssignment(f"group {self.group} has not assigned {partition} to this member")
+        self._sought.add(partition)
+        self._client.seek(aiokafka.TopicPartition(*partition), offset)
+
+    def pause(self, *partitions: TopicPartition) -> None:
+        self._paused.update(partitions)
+        self._apply(paused=True, partitions=self._assignment.intersection(partitions))
+
+    def resume(self, *partitions: TopicPartition) -> None:
+        self._paused.difference_update(partitions)
+        if self._gained is None:  # else `_take_over` resumes when the gain was told
+            self._apply(paused=False, partitions=self._assignment.intersection(partitions))
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._assignment = frozenset()
+        self._woken.set()
+        client, self._client = self._client, None
+        if client is not None:
+            await _throw_away(client)
+
+    # -- membership ------------------------------------------------------------------------------------------------
+
+    def _gain(self, gained: Assignment) -> None:
+        self._gained = gained
+        self._apply(paused=True, partitions=gained)
+        self._woken.set()
+
+    async def _revoke(self) -> None:
+        async with self._membership:
+            self._gained = None
+            lost = self._assignment
+            try:
+                if lost and self._on_revoked is not None:
+                    await self._on_revoked(lost)
+            finally:
+                self._assignment = frozenset()
+
+    async def _take_over(self) -> None:
+        async with self._membership:
+            gained = self._gained
+            if gained is None:
+                return
+            self._assignment = gained
+            try:
+                if gained and self._on_assigned is not None:
+                    await self._on_assigned(gained)
+            except BaseException:
+                self._assignment = frozenset()
+                raise
+            self._gained = None
+            self._apply(paused=False, partitions=gained - self._paused)
+
+    def _apply(self, *, paused: bool, partitions: Assignment) -> None:
+        """The client forgets what was paused with every new assignment, so this object remembers it."""
+        if self._client is None:
+            return
+        change = self._client.pause if paused else self._client.resume
+        with suppress(errors.IllegalStateError, AssertionError):  # lost a moment ago: the listener comes next
+            change(*(aiokafka.TopicPartition(*at) for at in partitions))
+
+    # -- records ---------------------------------------------------------------------------------------------------
+
+    async def _poll(self, limit: int, timeout: float) -> list[Record]:
+        """What the client has, or gets in time; woken early by a gain or by `close`."""
+        client = self._client
+        if client is None or limit < 1:
+            return []
+        self._woken.clear()
+        self._sought.clear()
+        if self._gained is not None:
+            return []
+        getting = asyncio.ensure_future(client.getmany(timeout_ms=int(timeout * 1000), max_records=limit))
+        waking = asyncio.ensure_future(self._woken.wait())
+        try:
+            await asyncio.wait((getting, waking), timeout=timeout + 0.05, return_when=asyncio.FIRST_COMPLETED)
+            if not getting.done():
+                return []
+            return self._accept(client, getting.result())
+        except asyncio.CancelledError:
+            if getting.done() and not getting.cancelled() and getting.exception() is None:
+                for partition, found in getting.result().items():
+                    self._give_back(client, partition, found)
+            raise
+        except errors.KafkaError as error:
+            await self._start_over()
+            raise self._connection.explain(error) from error
+        finally:
+            waking.cancel()
+            await _cancelled(getting)
+
+    def _accept(
+        self,
+        client: AIOKafkaConsumer,
+        found: Mapping[aiokafka.TopicPartition, list[aiokafka.ConsumerRecord]],
+    ) -> list[Record]:
+        """Drop what was paused, moved or lost in the moment between the client's answer and ours."""
+        accepted: list[Record] = []
+        for partition, records in found.items():
+            at = TopicPartition(*partition)
+            if at in self._paused:
+                self._give_back(client, partition, records)
+            elif at in self._assignment and at not in self._sought:
+                accepted += map(record_of, records)
+        return accepted
+
+    def _give_back(
+        self, client: AIOKafkaConsumer, partition: aiokafka.TopicPartition, records: list[aiokafka.ConsumerRecord]
+    ) -> None:
+        if records and TopicPartition(*partition) not in self._sought:
+            with suppress(errors.IllegalStateError, AssertionError):
+                client.seek(partition, records[0].offset)
+
+    async def _make_sure(self) -> None:
+        """The client says nothing when the cluster is gone, so an empty fetch asks from time to time."""
+        client = self._client
+        if client is None or time.monotonic() - self._sure_at < _SURE_FOR_S:
+            return
+        async with self._connection.answering(3.0):
+            await client.topics()
+        self._sure_at = time.monotonic()
+
+    async def _start_over(self) -> None:
+        """The client's membership broke for good: leave it, tell the loss, and join again with the next fetch."""
+        client, self._client = self._client, None
+        if client is not None:
+            await _throw_away(client)
+        with suppress(TowlineError):
+            await self._revoke()
+
+
+async def _cancelled(task: asyncio.Future[object]) -> None:
+    """Wait for the task's end, so that its client is free again."""
+    if task.done():
+        return
+    task.cancel()
+    with suppress(asyncio.CancelledError, errors.KafkaError):
+        await task
+
+
+async def _throw_away(client: AIOKafkaConsumer) -> None:
+    with suppress(errors.KafkaError, TimeoutError, OSError):
+        async with asyncio.timeout(3.0):
+            await client.stop()
+    await client._client.close()
