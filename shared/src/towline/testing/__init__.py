@@ -1,6 +1,6 @@
 """What tests of a service need: a process on a real bus, and a way to wait for an event without sleeping."""
 
-from towline.testing.log import Log
+from towline.observe import Log
 from towline.testing.running import running
 
 __all__ = ["Log", "running"]

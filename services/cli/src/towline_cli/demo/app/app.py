@@ -8,7 +8,7 @@ def greeting(name: str) -> str:
 
 
 class Handler(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:  # noqa: N802 - the library's name
+    def do_GET(self) -> None:
         body = greeting(self.path.strip("/") or "world").encode()
         self.send_response(200)
         self.send_header("content-length", str(len(body)))

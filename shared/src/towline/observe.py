@@ -41,13 +41,13 @@ class Log:
 
     async def wait_for(
         self, event: type[E], where: Callable[[E], bool] = lambda _: True, *, timeout: float = 30.0
-    ) -> Envelope:
-        """The first envelope of this event that fits; raises TimeoutError naming what was seen instead."""
+    ) -> E:
+        """The first event of this kind that fits; raises TimeoutError naming what was seen instead."""
         deadline = asyncio.get_running_loop().time() + timeout
         while True:
             for envelope in self.envelopes:
                 if isinstance(envelope.event, event) and where(envelope.event):
-                    return envelope
+                    return envelope.event
             if asyncio.get_running_loop().time() > deadline:
                 seen = ", ".join(type(envelope.event).__name__ for envelope in self.envelopes)
                 raise TimeoutError(f"no {event.__name__} within {timeout} s; seen: {seen or 'nothing'}")
