@@ -72,8 +72,11 @@ def jail(
     if network and not as_root:
         bwrap.append("--share-net")
     bwrap += _system_mounts()
-    bwrap += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108 - the jail's own
-    for parent in sorted({str(up) for mount in mounts for up in Path(mount.target).parents} - {"/", "/tmp"}):  # noqa: S108
+    bwrap += ["--proc", "/proc", "--dev", "/dev"]
+    for scratch in ("/tmp", "/dev/shm"):  # noqa: S108 - the jail's own
+        bwrap += ["--perms", "1777", "--tmpfs", scratch]
+    made = {"/", "/etc", "/tmp"}  # noqa: S108 - the jail's own
+    for parent in sorted({str(up) for mount in mounts for up in Path(mount.target).parents} - made):
         bwrap += ["--perms", "0755", "--dir", parent]  # bwrap's own would be closed to the jailed uid
     for mount in mounts:
         bwrap += ["--bind" if mount.writable else "--ro-bind", str(mount.source), mount.target]
@@ -124,6 +127,8 @@ def _module_path(name: str) -> Path:
 @cache
 def _system_mounts() -> tuple[str, ...]:
     args: list[str] = []
+    for folder in ("/etc", "/etc/ssl"):
+        args += ["--perms", "0755", "--dir", folder]  # as above
     for name in _SYSTEM:
         path = Path("/", name)
         if path.is_symlink():

@@ -77,7 +77,7 @@ class Runtime(Generic[S]):
         self._timers = Timers(self._ring, now)
         self._stopping = asyncio.Event()
         self.started = asyncio.Event()
-        """Set once the state is loaded and the first fetch was made."""
+        """Set once the state of the first assignment is loaded."""
         self._consumer: Consumer | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -110,7 +110,6 @@ class Runtime(Generic[S]):
                 log.warning("the bus does not answer", extra={"service": self.service.name, "error": str(error)})
                 await _first(asyncio.sleep(1.0), self._stopping)
                 continue
-            self.started.set()
             for record in records or ():
                 self._accept(record)
             self._apply_backpressure(consumer)
@@ -184,6 +183,7 @@ class Runtime(Generic[S]):
     async def _assigned(self, gained: Assignment) -> None:
         for partition in sorted({at.partition for at in gained}):
             await self._load(partition)
+        self.started.set()
 
     async def _load(self, partition: int) -> None:
         loader = Loader(self.service.state)

@@ -1,1 +1,32 @@
-"""The lab: the real parts (Kubernetes, registry, Kafka) that Towline installs and starts on a user's machine."""
+"""The lab: the real parts (Kubernetes, registry, Kafka, image builder) that Towline installs and starts on a machine.
+
+`ensure` installs, `plan` says what that would change, an `Instance` runs parts under a name, `down` takes instances
+away. Standard library and Rich only, so that it can be used before anything else is installed.
+"""
+
+from towline_cli.lab.cache import Cache
+from towline_cli.lab.errors import AlreadyRunning, LabError
+from towline_cli.lab.install import ALL, Part, ensure, plan
+from towline_cli.lab.instance import Instance, down, names
+from towline_cli.lab.processes import Started
+from towline_cli.lab.progress import PlainProgress, Progress, RichProgress, Silent, Step, progress_on
+
+__all__ = [
+    "ALL",
+    "AlreadyRunning",
+    "Cache",
+    "Instance",
+    "LabError",
+    "Part",
+    "PlainProgress",
+    "Progress",
+    "RichProgress",
+    "Silent",
+    "Started",
+    "Step",
+    "down",
+    "ensure",
+    "names",
+    "plan",
+    "progress_on",
+]

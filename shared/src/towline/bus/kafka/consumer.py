@@ -213,6 +213,8 @@ class KafkaConsumer:
                 for partition, found in getting.result().items():
                     self._give_back(client, partition, found)
             raise
+        except errors.ConsumerStoppedError:
+            return []
         except errors.KafkaError as error:
             await self._start_over()
             raise self._connection.explain(error) from error
@@ -265,7 +267,7 @@ async def _cancelled(task: asyncio.Future[object]) -> None:
     if task.done():
         return
     task.cancel()
-    with suppress(asyncio.CancelledError, errors.KafkaError):
+    with suppress(asyncio.CancelledError, errors.KafkaError, errors.ConsumerStoppedError):
         await task
 
 
