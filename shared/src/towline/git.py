@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import cast
 
 from towline.errors import BadInput, TowlineError, redact
-from towline.ids import is_object_id
+from towline.ids import RepoId, is_object_id
 
 DEFAULT_SECONDS = 60.0
 DEFAULT_OUTPUT_BYTES = 64 << 20
@@ -286,6 +286,12 @@ def remote(url: str) -> Remote:
         f"{redact(url)!r} is no address Towline uses; expected https://host/path, ssh://user@host/path, "
         "user@host:path, file:///path or an absolute path, without a password in it"
     )
+
+
+def repo_id(url: str) -> RepoId:
+    """The repository's id: `<host>/<path without .git>`. Raises BadInput as `remote` does."""
+    found = remote(url)
+    return RepoId(f"{found.host}/{found.path.strip('/').removesuffix('.git')}")
 
 
 _REF = re.compile(r"refs/[A-Za-z0-9_][\w.+/@#%=-]*", re.ASCII)

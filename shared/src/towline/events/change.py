@@ -71,9 +71,15 @@ class CandidateEvent(ChangeEvent):
 class CandidateCreated(CandidateEvent):
     type: ClassVar[str] = "dev.cdeventsx.towline-candidate.created.0.1.0"
     base: str = Field(description="The commit the candidate stands on.")
-    source_tree: str = Field(description="Key of all results: the tree with every pinned field set to one constant.")
-    snapshot: str = Field(description="Digest in the artifact store of the source tree's snapshot.")
+    source_tree: str = Field(
+        description="Key of all results: the tree with every pinned field set to one constant; for `landing` the "
+        "landing commit's own tree, so that what is checked holds the pins."
+    )
+    snapshot: str = Field(description="Digest in the artifact store of the snapshot of `source_tree`.")
     purpose: Purpose
+    changed_paths: tuple[str, ...] | None = Field(
+        None, description="Paths that differ from `base`; None when they are too many to tell, and then all match."
+    )
     jobs: tuple[Job, ...] = Field((), description="Declared jobs to run; empty for `landing`.")
     manifests: tuple[str, ...] = Field((), description="Folders of manifests that the built-in checks render.")
     images_expected: tuple[ImageSpec, ...] = Field((), description="Images to build; empty for `landing`.")
