@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
 import pytest
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from towline.delivery.model import Decision, Effect, EffectFailed, Envelope, Service, State, TimerFired
 from towline.events import ChangeCreated, Event, NoticeRendered, Severity
@@ -24,7 +24,7 @@ class Tally(State):
     told: int = 0
     failed: int = 0
     rung: int = 0
-    heads: dict[str, Entry] = {}
+    heads: dict[str, Entry] = Field(default_factory=dict)
 
 
 class Tell(Effect):
