@@ -97,7 +97,7 @@ def numbered(topic: Topic, key: str, count: int, *, start: int = 0) -> Sequence[
 def bus_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'bus.db'}"
-    return f"kafka://{request.getfixturevalue('kafka')}"
+    return f"kafka://{request.getfixturevalue('kafka_address')}"
 
 
 @pytest_asyncio.fixture

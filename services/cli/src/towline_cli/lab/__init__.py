@@ -7,7 +7,7 @@ away. Standard library and Rich only, so that it can be used before anything els
 from towline_cli.lab.cache import Cache
 from towline_cli.lab.errors import AlreadyRunning, LabError
 from towline_cli.lab.install import ALL, Part, ensure, plan
-from towline_cli.lab.instance import Instance, down, names
+from towline_cli.lab.instance import Instance, down, names, sweep
 from towline_cli.lab.processes import Started
 from towline_cli.lab.progress import PlainProgress, Progress, RichProgress, Silent, Step, progress_on
 
@@ -29,4 +29,5 @@ __all__ = [
     "names",
     "plan",
     "progress_on",
+    "sweep",
 ]

@@ -227,7 +227,7 @@ class Instance:
         if found is not None:
             layout = self._layout_of(found)
             done += [f"network interface {name}" for name in network.remove_interfaces(found.bridge, found.index)]
-            done += [f"control group {place}" for place in node.remove_cgroups(layout)]
+            done += [f"control group {name[:12]}" for name in node.remove_cgroups(layout)]
         if self.state.exists():
             shutil.rmtree(self.state)
             done.append(f"folder {self.state}")
@@ -251,6 +251,18 @@ def names(cache: Cache | None = None) -> list[str]:
     """Every instance that runs or left something."""
     folders = (cache or Cache.default()).instances.glob("*/")
     return sorted(folder.name for folder in folders if NAME.fullmatch(folder.name))
+
+
+def sweep(prefix: str, cache: Cache | None = None) -> list[str]:
+    """Takes away the instances named so whose owner ended before it took them away; returns their names."""
+    swept = []
+    for name in names(cache):
+        instance = Instance(name, cache)
+        found = record.read(instance.folder)
+        if name.startswith(prefix) and found is not None and not found.is_owned:
+            instance.remove()
+            swept.append(name)
+    return swept
 
 
 def down(wanted: Sequence[str] = (), cache: Cache | None = None) -> list[str]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PART = "node"
 CGROUPS = Path("/sys/fs/cgroup")
+# containerd's name for everything it runs for a kubelet.
+NAMESPACE = "k8s.io"
 # Covered inside the node by folders of the instance.
 COVERED = {"run": "/run", "log": "/var/log", "kubelet": "/var/lib/kubelet", "cni": "/var/lib/cni"}
 # What the kubelet and the network plugin want the kernel's settings to be: inside the node they read and write these.
@@ -99,18 +101,28 @@ def stop_namespace(namespace: Started) -> bool:
 
 
 def cgroups(layout: Layout) -> list[Path]:
-    """This instance's control groups that exist: one on version 2, one per controller on version 1."""
-    places = [CGROUPS / layout.cgroup, *(CGROUPS.glob(f"*/{layout.cgroup}"))]
-    return [place for place in places if place.is_dir()]
+    """This instance's control groups that exist: one folder each on version 2, one per controller on version 1.
+
+    containerd puts a container into `k8s.io/<id>`, beside those of any other containerd of this machine: its own
+    task folder says which are ours.
+    """
+    tasks = layout.node / "run" / "containerd" / "io.containerd.runtime.v2.task" / NAMESPACE
+    ours = [f"{NAMESPACE}/{task.name}" for task in tasks.glob("*")] if tasks.is_dir() else []
+    found = [root / name for root in (CGROUPS, *CGROUPS.glob("*/")) for name in (*ours, layout.cgroup)]
+    return [place for place in found if place.is_dir()]
 
 
 def remove_cgroups(layout: Layout) -> list[str]:
-    """Removes the (empty) control groups that pods leave; returns the folders removed."""
-    removed = []
+    """Removes the (empty) control groups that pods leave; returns their names, of a container its id."""
+    removed = set()
     for place in cgroups(layout):
         for below, _, _ in os.walk(place, topdown=False):
             with suppress(OSError):
                 Path(below).rmdir()
         if not place.exists():
-            removed.append(str(place))
-    return removed
+            removed.add(place.name)
+            # The folder that all containerds share goes with its last member; the kernel refuses it before.
+            if place.parent.name == NAMESPACE:
+                with suppress(OSError):
+                    place.parent.rmdir()
+    return sorted(removed)
