@@ -25,6 +25,8 @@ LABEL = "towline.dev/application"
 NAMESPACE_LABEL = "towline.dev/application-namespace"
 PRUNE_ANNOTATION = "towline.dev/prune"
 SYNC_ANNOTATION = "towline.dev/sync-requested"
+MOST_OBJECTS = 2000
+"""Of one application: its inventory must fit into one resource beside everything else."""
 
 Duration = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,6}[smh]$", description="Such as `30s`, `10m`, `1h`.")]
 
@@ -36,7 +38,11 @@ class Wire(BaseModel):
 
 
 class GitSource(Wire):
-    repo: str = Field(min_length=1, max_length=2048, description="URL or path that Git can fetch from.")
+    url: str = Field(
+        min_length=1,
+        max_length=2048,
+        description="https://host/path, ssh://user@host/path, user@host:path, file:///path or an absolute path.",
+    )
     id: str | None = Field(
         None,
         max_length=512,
@@ -58,7 +64,9 @@ class ApplicationSpec(Wire):
         "auto", description="`auto` is Kustomize where the folder holds a kustomization, else plain YAML."
     )
     prune: bool = Field(True, description="Delete objects that Git no longer names.")
-    interval: Duration = Field("60s", description="How often the source is asked when no event came.")
+    interval: Duration | None = Field(
+        None, description="How often the source is asked when no event came; absent: as the agent is set."
+    )
     drift: Literal["repair", "report"] = Field("repair", description="What to do when an owned field was changed.")
     suspend: bool = Field(False, description="True stops syncs and repairs; health is still watched.")
     timeout: Duration = Field("5m", description="How long a new revision may take to become healthy.")
@@ -67,10 +75,6 @@ class ApplicationSpec(Wire):
         max_length=63,
         description="For objects that name no namespace; the Application's own when absent.",
     )
-
-    @property
-    def interval_seconds(self) -> int:
-        return seconds_of(self.interval)
 
     @property
     def timeout_seconds(self) -> int:
@@ -128,7 +132,9 @@ class LastPublished(Wire):
     """What the bus has acknowledged; what differs from the status is published when the bus is back."""
 
     sync: str | None = Field(None, description="`startedAt` of the sync whose end was published.")
-    health: str | None = Field(None, description="`<status>@<since>` of the health that was published.")
+    health: str | None = Field(
+        None, description="`<revision> <status> <since>` of the health that was published."
+    )
 
 
 class ApplicationStatus(Wire):
@@ -136,7 +142,7 @@ class ApplicationStatus(Wire):
     revision: str | None = Field(None, description="Commit id that the cluster was last made to follow.")
     tree: str | None = Field(None, description="Hash of the source folders; only a change of it causes a sync.")
     healthy_revision: str | None = Field(None, description="The newest revision that was healthy.")
-    inventory: tuple[InventoryEntry, ...] = ()
+    inventory: tuple[InventoryEntry, ...] = Field((), max_length=MOST_OBJECTS)
     images: tuple[str, ...] = Field((), description="References by digest of the running workloads.")
     last_sync: LastSync | None = None
     health: HealthStatus | None = None

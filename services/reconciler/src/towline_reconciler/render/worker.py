@@ -34,8 +34,11 @@ from towline import snapshot
 from towline_reconciler.render import documents, kustomization
 
 Answer = dict[str, Any]
-SCRATCH = Path("/scratch")
+SCRATCH = Path("/tmp")  # noqa: S108 - the jail's own, in memory
+_LEFT_BEHIND = (SCRATCH, Path("/dev/shm"))  # noqa: S108 - all that can be written in the jail
 _PR_SET_DUMPABLE = 4
+_GO_RESERVES = 8 << 30
+"""Address space that a Go program reserves and never touches; what it touches is the cgroup's to limit."""
 _YAML = (".yaml", ".yml", ".json")
 
 
@@ -107,7 +110,7 @@ def _in_the_fork(request: bytes, tree: bytes, sink: int, source: int) -> None:
 
 def _limit(limits: Mapping[str, Any]) -> None:
     memory, seconds = int(limits["memory_bytes"]), int(limits["seconds"]) + 1
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory + _GO_RESERVES))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 20, 64 << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -134,11 +137,12 @@ def _clean_up() -> None:
     with contextlib.suppress(ChildProcessError):
         while True:
             os.wait()
-    for left in SCRATCH.iterdir():
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+    for folder in _LEFT_BEHIND:
+        for left in folder.iterdir():
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def _problem(message: str) -> bytes:
@@ -209,6 +213,7 @@ def _kustomize(
         [*header["kustomize"], folder],
         cwd=top,
         env={"PATH": "/usr/bin:/bin", "HOME": str(SCRATCH), "GOMAXPROCS": "2", "GOGC": "400"},
+        preexec_fn=_with_room_to_reserve,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,
@@ -220,6 +225,11 @@ def _kustomize(
     except documents.BadDocument as error:
         return {"problems": [{"message": f"what Kustomize wrote cannot be applied: {error}", "file": name}]}
     return {"documents": [{"file": name, "line": None, "body": each.value} for each in rendered]}
+
+
+def _with_room_to_reserve() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 
 
 def _said(stderr: bytes, top: Path) -> str:
