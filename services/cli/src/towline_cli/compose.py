@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from towline import flow
@@ -59,36 +58,29 @@ def _builders() -> dict[str, Callable[[TowlineSettings, Host], Service[Any]]]:
     return dict(zip(flow.SERVICES, (watcher, runner, builder, reconciler, notifier), strict=True))
 
 
-async def run(names: Iterable[str], settings: TowlineSettings, *, ready: Path | None = None) -> None:
-    """Run services until a signal. `ready`: a file that gets the health address once everything reads its topics."""
+async def run(
+    names: Iterable[str], settings: TowlineSettings, *, on_started: Callable[[str], None] = lambda _: None
+) -> None:
+    """Run services until a signal. `on_started` gets the health address once every service reads its topics."""
     configure(settings.log_level)
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o711)
     bus = await open_bus(settings.bus, partitions=flow.PARTITIONS)
     try:
         process = Process([build(name, settings) for name in names], bus, listen=address_of(settings.listen))
-        if ready is not None:
-            with suppress(FileNotFoundError):
-                ready.unlink()
-            await _run_and_tell(process, ready)
-        else:
+        teller = asyncio.create_task(_tell(process, on_started))
+        try:
             await process.run()
+        finally:
+            teller.cancel()
+            await asyncio.gather(teller, return_exceptions=True)
     finally:
         await bus.close()
 
 
-async def _run_and_tell(process: Process, ready: Path) -> None:
-    import asyncio
-
-    async def tell() -> None:
-        await process.started()
-        host, port = process.address or ("", 0)
-        ready.write_text(f"{host}:{port}\n")
-
-    teller = asyncio.create_task(tell())
-    try:
-        await process.run()
-    finally:
-        teller.cancel()
+async def _tell(process: Process, on_started: Callable[[str], None]) -> None:
+    await process.started()
+    host, port = process.address or ("", 0)
+    on_started(f"{host}:{port}")
 
 
 def address_of(text: str) -> tuple[str, int]:

@@ -28,7 +28,7 @@ def up(
     name: Annotated[str, typer.Option("--name", "-n", help="Name of the instance.")] = "local",
     bus: Annotated[str | None, typer.Option(help="sqlite:///<path> or kafka://<host:port>; SQLite by default.")] = None,
     registry: Annotated[str | None, typer.Option(help="host:port of a registry; one is started by default.")] = None,
-    kubeconfig: Annotated[Path | None, typer.Option(help="Cluster to deploy to; $KUBECONFIG by default.")] = None,
+    kubeconfig: Annotated[Path | None, typer.Option(help="Cluster to deploy to; none by default.")] = None,
 ) -> None:
     """Run all five services in one process.
 
@@ -36,7 +36,7 @@ def up(
     """
     from towline_cli.up import up as start
 
-    start(config=config, name=name, bus=bus, registry=registry, kubeconfig=kubeconfig)
+    start(config=config, name=name, bus=bus, registry=registry, cluster=kubeconfig)
 
 
 @app.command()

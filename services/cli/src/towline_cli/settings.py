@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
+
 from towline_ci_runner.settings import CiRunnerSettings
 from towline_git_watcher.settings import GitWatcherSettings
 from towline_image_builder.settings import ImageBuilderSettings
-from towline_reconciler.settings import ReconcilerSettings
-
 from towline_notifier.settings import NotifierSettings
+from towline_reconciler.settings import ReconcilerSettings
 
 
 class TowlineSettings(BaseModel):

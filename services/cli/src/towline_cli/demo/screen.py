@@ -31,6 +31,9 @@ class Screen:
     def line(self, text: str, style: str = "") -> None:
         self.console.print(Padding(Text(text, style=style), (0, 0, 0, 4)), soft_wrap=True)
 
+    def failed(self, text: str) -> None:
+        self.console.print(Text("  ✗ ", style="red") + Text(text, style="bold"), soft_wrap=True)
+
     @contextmanager
     def doing(self, title: str) -> Iterator[Note]:
         """A stage: its title while it runs, then one line with its seconds and what its note says."""

@@ -19,12 +19,12 @@ AUTHOR = {
 }
 
 
-def write_application(folder: Path, registry: str) -> None:
-    """The demo's application, its image references pointing at `registry`."""
+def write_application(folder: Path, registry: str, base_image: str) -> None:
+    """The demo's application, built on `base_image`, its image references pointing at `registry`."""
     with as_file(files("towline_cli.demo") / "app") as template:
         shutil.copytree(template, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     for path in (folder / "Dockerfile", folder / "deploy" / "kustomization.yaml"):
-        path.write_text(path.read_text().replace("@REGISTRY@", registry))
+        path.write_text(path.read_text().replace("@REGISTRY@", registry).replace("@BASE@", base_image))
 
 
 class Refused(Exception):

@@ -87,6 +87,12 @@ class Instance:
         found = record.read(self.folder)
         return found is not None and bool(found.alive)
 
+    @property
+    def is_held(self) -> bool:
+        """Whether it runs and somebody stands for it: then it is not started a second time."""
+        found = record.read(self.folder)
+        return found is not None and bool(found.alive) and found.is_owned
+
     def port(self, name: str) -> int:
         """A free port that is this instance's own under `name`; the same one every time it is asked for."""
         with self._writing, network.machine_lock():
@@ -106,9 +112,8 @@ class Instance:
         somebody stands for, `LabError` when a part does not start; then nothing of it is left running.
         """
         with self.cache.lock(f"instance-{self.name}"):
-            found = record.read(self.folder)
-            if found is not None and found.alive and found.is_owned:
-                raise AlreadyRunning(self.name, f"since {found.since}")
+            if self.is_held:
+                raise AlreadyRunning(self.name, f"since {self._record().since}")
             self._take_away(keep_logs=False)
             self._claim()
         try:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from towline_cli.lab import processes
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from towline_cli.lab.layout import Layout
     from towline_cli.lab.processes import Started
 
@@ -17,24 +19,32 @@ PART = "registry"
 READY_SECONDS = 15.0
 
 
-def config(layout: Layout, secret: str) -> str:
+def config(address: str, images: Path, secret: str) -> str:
     """The registry's configuration. No cache of blob descriptors: it outlives a deletion."""
     content = {
         "version": "0.1",
         "log": {"level": "warn", "accesslog": {"disabled": True}},
         "storage": {
-            "filesystem": {"rootdirectory": str(layout.state / "registry" / "images")},
+            "filesystem": {"rootdirectory": str(images)},
             "delete": {"enabled": True},
             "maintenance": {"uploadpurging": {"enabled": False}},
         },
-        "http": {"addr": layout.registry, "secret": secret},
+        "http": {"addr": address, "secret": secret},
     }
     return json.dumps(content, indent=1)
 
 
-def is_ready(layout: Layout) -> bool:
+def write_config(folder: Path, address: str) -> Path:
+    """Writes the configuration of a registry that listens on `address` and keeps its images in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "config.json"
+    file.write_text(config(address, folder / "images", secrets.token_hex(16)), encoding="utf-8")
+    return file
+
+
+def is_ready(address: str) -> bool:
     """Whether it answers."""
-    connection = http.client.HTTPConnection(layout.registry, timeout=2)
+    connection = http.client.HTTPConnection(address, timeout=2)
     try:
         connection.request("GET", "/v2/")
         return connection.getresponse().status == http.client.OK
@@ -46,13 +56,10 @@ def is_ready(layout: Layout) -> bool:
 
 def start(layout: Layout) -> Started:
     """Starts the registry."""
-    folder = layout.state / "registry"
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "config.json"
-    file.write_text(config(layout, secrets.token_hex(16)), encoding="utf-8")
+    file = write_config(layout.state / "registry", layout.registry)
     return processes.start(PART, ["docker-registry", "serve", file], log=layout.log(PART))
 
 
 def await_ready(layout: Layout, process: Started) -> None:
     """Returns once it answers."""
-    processes.wait_for(lambda: is_ready(layout), process, log=layout.log(PART), seconds=READY_SECONDS)
+    processes.wait_for(lambda: is_ready(layout.registry), process, log=layout.log(PART), seconds=READY_SECONDS)
