@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from typing import NewType
+from urllib.parse import quote
 
 RepoId = NewType("RepoId", str)
 ChangeId = NewType("ChangeId", str)
@@ -53,6 +54,13 @@ def run_id(candidate: str, pipeline: str) -> RunId:
 
 def application_id(cluster: str, namespace: str, name: str) -> ApplicationId:
     return ApplicationId(f"{cluster}/{namespace}/{name}")
+
+
+def image_purl(reference: str) -> str:
+    """Package URL (type `oci`) of `<registry>/<repository>@<digest>`, as CDEvents names an artifact."""
+    repository, _, digest = reference.rpartition("@")
+    name = repository.rpartition("/")[2].lower()
+    return f"pkg:oci/{name}@{digest}?repository_url={quote(repository, safe=':')}"
 
 
 def is_object_id(text: str) -> bool:

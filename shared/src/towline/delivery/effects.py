@@ -55,7 +55,7 @@ class Effects:
         """Begin an effect; one that already runs under this id is left alone."""
         if item.id in self._tasks:
             return
-        effect = self._models[item.kind].model_validate(item.effect)
+        effect = self._models[item.kind].model_validate(item.effect, extra="ignore")
         if effect.latest_wins is not None:
             slot = (lane_key, effect.latest_wins)
             replaced = self._waiting.get(slot)

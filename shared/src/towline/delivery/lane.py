@@ -175,7 +175,7 @@ class Loader(Generic[S]):
                 outbox[entry] = OutboxItem.model_validate_json(value)
         return Lane(
             key=key,
-            state=self._model.model_validate(body),
+            state=self._model.model_validate(body, extra="ignore"),
             cursor=Cursor.model_validate_json(rows.get("cursor", b"{}")),
             timers=timers,
             outbox=dict(sorted(outbox.items(), key=lambda pair: pair[1].order)),

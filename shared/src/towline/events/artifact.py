@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from towline.events.base import Event, Outcome, Part, Problem, Purpose
+from towline.ids import image_purl
 
 
 class BuildEvent(Event):
@@ -40,7 +41,7 @@ class BuiltImage(Part):
 
     @property
     def purl(self) -> str:
-        return f"pkg:oci/{self.name}@{self.digest}?repository_url={self.repository}"
+        return image_purl(self.reference)
 
 
 class BuildFinished(BuildEvent):
@@ -63,9 +64,6 @@ class ImageEvent(BuildEvent):
     def subject(self) -> str:
         return self.image.purl
 
-    def content(self) -> dict[str, Any]:
-        return {"change": {"id": self.change}}
-
 
 class ArtifactPackaged(ImageEvent):
     """An image exists as an OCI layout; nothing was pushed yet."""
@@ -73,6 +71,9 @@ class ArtifactPackaged(ImageEvent):
     type: ClassVar[str] = "dev.cdevents.artifact.packaged.0.3.0"
     cached: bool = Field(False, description="True when the registry already held it under its content key.")
     seconds: float = Field(0.0, description="Wall time of the build.")
+
+    def content(self) -> dict[str, Any]:
+        return {"change": {"id": self.change}}
 
 
 class ArtifactPublished(ImageEvent):

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from towline.events.base import Event, Outcome, Part, Problem, Word
+from towline.ids import image_purl
 
 
 class Health(Word):
@@ -61,17 +62,19 @@ class SyncFinished(DeploymentEvent):
 class ServiceEvent(DeploymentEvent):
     images: tuple[str, ...] = Field((), description="References by digest of the running workloads.")
 
+
+class RunningEvent(ServiceEvent):
     def content(self) -> dict[str, Any]:
-        return {**super().content(), "artifactId": self.images[0] if self.images else self.revision}
+        return {**super().content(), "artifactId": image_purl(self.images[0]) if self.images else self.revision}
 
 
-class ServiceDeployed(ServiceEvent):
+class ServiceDeployed(RunningEvent):
     """The application is healthy for the first time."""
 
     type: ClassVar[str] = "dev.cdevents.service.deployed.0.3.0"
 
 
-class ServiceUpgraded(ServiceEvent):
+class ServiceUpgraded(RunningEvent):
     """A newer revision of the application is healthy."""
 
     type: ClassVar[str] = "dev.cdevents.service.upgraded.0.3.0"
