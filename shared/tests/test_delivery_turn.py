@@ -13,7 +13,7 @@ from towline.delivery import codec
 from towline.delivery.lane import SEPARATOR, Lane, Loader, records_of
 from towline.delivery.model import Envelope, Service, TimerFired
 from towline.delivery.turn import Arrival, Turn, take
-from towline.events import Event, NoticeRendered
+from towline.events import Event, NoticeRendered, Severity
 
 SERVICE = Service("notifier", Tally, decide, effects={Tell: tell}, inbox=(Told, Hint))
 
@@ -100,7 +100,7 @@ def test_an_outgoing_event_is_decoded_as_what_was_decided() -> None:
 
 
 def created_notice() -> NoticeRendered:
-    return NoticeRendered(channel="local/app", group="h1", severity="info", title="seen", about="h1")  # type: ignore[arg-type]
+    return NoticeRendered(channel="local/app", group="h1", severity=Severity.INFO, title="seen", about="h1")
 
 
 @given(st.lists(st.tuples(st.sampled_from(["h1", "h2", "timer"]), st.booleans()), max_size=20))

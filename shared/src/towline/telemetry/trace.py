@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 
 from opentelemetry import trace as otel
+from opentelemetry.context import Context
 from opentelemetry.trace import (
     Link,
     NonRecordingSpan,
@@ -44,25 +45,28 @@ def span(name: str, parent: str | None, *, change: str | None = None) -> Iterato
     Where `change` is given and `parent` belongs to another trace, the span starts in the change's own trace and
     links to the parent.
     """
-    with _tracer().start_as_current_span(name, **_placed(parent, change), kind=SpanKind.CONSUMER) as current:
+    context, links = _placed(parent, change)
+    with _tracer().start_as_current_span(name, context, SpanKind.CONSUMER, links=links) as current:
         yield _format(current.get_span_context())
 
 
 def publish(name: str, parent: str | None, *, change: str | None = None) -> str:
     """The context for something that leaves: a producer span that ends at once."""
-    current = _tracer().start_span(name, **_placed(parent, change), kind=SpanKind.PRODUCER)
+    context, links = _placed(parent, change)
+    current = _tracer().start_span(name, context, SpanKind.PRODUCER, links=links)
     current.end()
     return _format(current.get_span_context())
 
 
-def _placed(parent: str | None, change: str | None) -> dict[str, object]:
+def _placed(parent: str | None, change: str | None) -> tuple[Context, list[Link]]:
+    """Where a span belongs, and what it links to."""
     context = _parse(parent)
     if change is None:
-        return {"context": _within(context)}
+        return _within(context), []
     root = _root(change)
     if context is not None and context.trace_id == root.trace_id:
-        return {"context": _within(context)}
-    return {"context": _within(root), "links": [Link(context)] if context else []}
+        return _within(context), []
+    return _within(root), [Link(context)] if context else []
 
 
 @lru_cache(maxsize=1024)
@@ -71,9 +75,9 @@ def _root(change: str) -> SpanContext:
     return SpanContext(trace_id_of(change), span_id, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
 
 
-def _within(context: SpanContext | None) -> otel.Context:
+def _within(context: SpanContext | None) -> Context:
     span = otel.INVALID_SPAN if context is None else NonRecordingSpan(context)
-    return set_span_in_context(span, otel.Context())
+    return set_span_in_context(span, Context())
 
 
 def _format(context: SpanContext) -> str:

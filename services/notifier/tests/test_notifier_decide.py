@@ -54,7 +54,7 @@ def recovery(revision: str = "1") -> IncidentResolved:
 
 
 def fact(event: Event, number: int = 0, at: datetime = NOW) -> Envelope:
-    key = getattr(event, "application", None) or getattr(event, "repo", "")
+    key = str(getattr(event, "application", None) or getattr(event, "repo", ""))
     return Envelope(event, f"fact-{number}", "/towline/test", at, key, lane=f"test/{key}", sequence=number)
 
 
@@ -344,7 +344,7 @@ def test_whatever_arrives_however_often_each_channel_hears_of_an_event_at_most_o
     copies = [notice for notice in world.notices for _ in range(data.draw(st.integers(1, 2)))]
     for notice in data.draw(st.permutations(copies)):
         world.turn(notice)
-        if world.flying and data.draw(st.booleans()):
+        if data.draw(st.booleans()) and world.flying:
             world.land(works=data.draw(st.booleans()))
     world.land_all()
     told = [(deliver.channel, deliver.notice.about) for deliver in world.delivered]
