@@ -45,7 +45,7 @@ def run(
     config: Config = None,
     name: Name = None,
 ) -> None:
-    """Run one service, as a production installation does."""
+    """Run one service, as in production."""
     import asyncio
     import os
 
@@ -54,18 +54,17 @@ def run(
 
     if service not in SERVICES:
         raise BadInput(f"there is no service {service!r}; expected one of: {', '.join(SERVICES)}")
-    from towline.settings import load
     from towline_cli.compose import run as run_services
-    from towline_cli.settings import TowlineSettings
+    from towline_cli.settings import read
 
-    asyncio.run(run_services([service], load(TowlineSettings, config_of(config, name), os.environ)))
+    asyncio.run(run_services([service], read(config_of(config, name), os.environ)))
 
 
 @app.command()
 def status(
     config: Config = None, name: Name = None, json: Annotated[bool, typer.Option(help="For programs.")] = False
 ) -> None:
-    """Show every change and application, and in one sentence what each waits for or why it ended."""
+    """Say where every change and application stands, and why."""
     from towline_cli.show import status as show
 
     show(config, name, json=json)
@@ -77,7 +76,7 @@ def trace(
     config: Config = None,
     name: Name = None,
 ) -> None:
-    """Show the way of one commit: every step with its time, from the push to healthy pods."""
+    """Show the way of one commit, step by step with times."""
     from towline_cli.show import trace as show
 
     show(commit, config, name)
@@ -85,7 +84,10 @@ def trace(
 
 @app.command()
 def validate(folder: Annotated[Path, typer.Argument(help="A work tree.")] = Path()) -> None:
-    """Check a work tree as the server would: .towline.yaml, manifests, lint. Exit code 1 when something is wrong."""
+    """Check a work tree as the server would.
+
+    .towline.yaml, manifests, lint; exit code 1 when something is wrong.
+    """
     from towline_cli.validate import validate as check
 
     raise typer.Exit(check(folder))
@@ -97,7 +99,10 @@ def demo(
     bus: Annotated[str, typer.Option(help="sqlite or kafka.")] = "sqlite",
     keep: Annotated[bool, typer.Option(help="Leave everything running at the end.")] = False,
 ) -> None:
-    """Show the main job on real parts: a change goes through, bad ones are refused, drift is repaired."""
+    """Show the main job on real parts.
+
+    A change goes through, bad ones are refused, drift is repaired. Everything is taken away at the end.
+    """
     from towline_cli.demo.run import demo as show
 
     raise typer.Exit(show(name, bus, keep=keep))
@@ -107,7 +112,7 @@ def demo(
 def down(
     name: Annotated[list[str] | None, typer.Option("--name", "-n", help="Instances; all by default.")] = None,
 ) -> None:
-    """Stop and remove what demo and test left running, and list it."""
+    """Stop what runs, remove it, and list it."""
     from towline_cli.down import down as stop
 
     stop(name or [])

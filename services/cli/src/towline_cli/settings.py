@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from towline.settings import load
 from towline_ci_runner.settings import CiRunnerSettings
 from towline_git_watcher.settings import GitWatcherSettings
 from towline_image_builder.settings import ImageBuilderSettings
@@ -27,3 +29,13 @@ class TowlineSettings(BaseModel):
     image_builder: ImageBuilderSettings = ImageBuilderSettings()
     reconciler: ReconcilerSettings = ReconcilerSettings()
     notifier: NotifierSettings = NotifierSettings()
+
+
+NOT_SETTINGS = frozenset({"TOWLINE_HOME", "TOWLINE_CACHE", "TOWLINE_PROFILE", "TOWLINE_KILL_AT"})
+"""Variables that say where things are kept or how they are tested, not how a service behaves."""
+
+
+def read(config: Path | None, environ: Mapping[str, str]) -> TowlineSettings:
+    """Settings from a file and the environment; raises BadInput with every wrong key."""
+    told = {name: value for name, value in environ.items() if name not in NOT_SETTINGS}
+    return load(TowlineSettings, config, told)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,12 +15,20 @@ from towline.errors import BadInput
 from towline_cli.instances import bus_of, config_of
 from towline_cli.view import progress, timeline
 from towline_cli.view.facts import Fact, read_facts
+from towline_cli.view.names import repo_of, short_change, short_digests, short_repos
 
 PARTITIONS = 12
 
 
 def status(config: Path | None, name: str | None, *, json: bool = False) -> None:
-    facts = _facts(config, name)
+    print_status(asyncio.run(read_of(config_of(config, name))), json=json)
+
+
+def trace(commit: str, config: Path | None, name: str | None) -> None:
+    print_trace(asyncio.run(read_of(config_of(config, name))), commit)
+
+
+def print_status(facts: Sequence[Fact], *, json: bool = False) -> None:
     changes, applications = progress.changes(facts), progress.applications(facts)
     if json:
         said = {
@@ -30,28 +39,35 @@ def status(config: Path | None, name: str | None, *, json: bool = False) -> None
         return
     if not changes and not applications:
         _print("nothing has arrived yet; push a change with: git push origin HEAD:refs/heads/for/main/<topic>")
-    for line in [line for view in changes.values() for line in change_lines(view)]:
+    short = short_repos(repo_of(change) for change in changes)
+    for line in [line for view in changes.values() for line in change_lines(view, short)]:
         _print(line)
     for line in [line for view in applications.values() for line in application_lines(view)]:
         _print(line)
 
 
-def trace(commit: str, config: Path | None, name: str | None) -> None:
-    facts = _facts(config, name)
+def print_trace(facts: Sequence[Fact], commit: str) -> None:
+    """Raises BadInput when no change has that commit, name or topic."""
     found = timeline.changes_of(facts, commit)
     if not found:
         raise BadInput(
             f"no change has {commit!r}; give 7 or more digits of a commit, a change or a topic of `towline status`"
         )
+    short = short_names(facts)
     for change in found:
-        for line in trace_lines(facts, change):
+        for line in trace_lines(facts, change, short):
             _print(line)
 
 
-def change_lines(view: progress.ChangeView) -> list[str]:
+def short_names(facts: Sequence[Fact]) -> dict[str, str]:
+    """Repository → what it is called where people read."""
+    return short_repos(repo_of(fact.change) for fact in facts if fact.change is not None)
+
+
+def change_lines(view: progress.ChangeView, short: Mapping[str, str]) -> list[str]:
     title = f"  “{view.title}”" if view.title else ""
     return [
-        f"{view.state:<9} {view.change}{title}",
+        f"{view.state:<9} {short_change(view.change, short)}{title}",
         f"          {view.says}",
         *(f"          {p}" for p in view.problems),
     ]
@@ -59,20 +75,22 @@ def change_lines(view: progress.ChangeView) -> list[str]:
 
 def application_lines(view: progress.ApplicationView) -> list[str]:
     lines = [f"{view.health:<9} {view.application}  at {view.revision[:12]}"]
-    return [*lines, *(f"          {said}" for said in (view.says, *view.images, *view.problems) if said)]
+    details = (view.says, *(short_digests(image) for image in view.images), *view.problems)
+    return [*lines, *(f"          {said}" for said in details if said)]
 
 
-def trace_lines(facts: Sequence[Fact], change: str) -> list[str]:
+def trace_lines(facts: Sequence[Fact], change: str, short: Mapping[str, str]) -> list[str]:
     trace_id = timeline.trace_id(facts, change)
-    lines = [f"{change}" + (f"  trace {trace_id}" if trace_id else "")]
+    lines = [short_change(change, short) + (f"  trace {trace_id}" if trace_id else "")]
     for line in timeline.timeline(facts, change):
         lines.append(f"{line.after:>9.3f} s  {line.stage:<13} {line.text}")
         lines.extend(f"{'':<27}{detail}" for detail in line.details)
     return lines
 
 
-def _facts(config: Path | None, name: str | None) -> list[Fact]:
-    return asyncio.run(read(bus_of(config_of(config, name))))
+async def read_of(config: Path) -> list[Fact]:
+    """The facts of the log that a settings file names."""
+    return await read(bus_of(config))
 
 
 async def read(url: str) -> list[Fact]:
@@ -86,6 +104,8 @@ async def read(url: str) -> list[Fact]:
     )
     if url.startswith("sqlite:") and not path.exists():
         raise BadInput(f"there is no log at {url}; it appears with the first `towline up` or `towline run`")
+    # What the client has to say while it fails is in the error that it raises.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     bus = await open_bus(url, partitions=PARTITIONS)
     try:
         return await read_facts(bus, PARTITIONS)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from towline.errors import BadInput
-from towline.settings import load
 from towline_cli import local_registry
 from towline_cli.lab import progress_on
 from towline_cli.local import LocalInstance, Surroundings
@@ -54,9 +53,9 @@ def _make(instance: LocalInstance, bus: str | None, registry: str | None, cluste
 async def _run(config: Path, instance: LocalInstance | None) -> None:
     from towline import flow
     from towline_cli import compose
-    from towline_cli.settings import TowlineSettings
+    from towline_cli.settings import read
 
-    settings = load(TowlineSettings, config, os.environ)
+    settings = read(config, os.environ)
     # Without a cluster there is nothing to reconcile, and a service that can never be ready says nothing to anybody.
     deploys = instance is None or settings.reconciler.kubeconfig is not None
     names = flow.SERVICES if deploys else tuple(name for name in flow.SERVICES if name != flow.RECONCILER)

@@ -8,6 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 MOST_BYTES = 1_000_000
+POLL_SECONDS = 0.02
+"""How long the end of the demo waits for the receiver, at most."""
 
 
 class Receiver:
@@ -28,7 +30,7 @@ class Receiver:
                 """The demo prints what arrived; a line per request would only repeat it."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(POLL_SECONDS,), daemon=True)
 
     @property
     def url(self) -> str:

@@ -21,7 +21,7 @@ from towline.events import (
 from towline.observe import Log
 from towline_cli.demo.screen import Screen
 from towline_cli.demo.workplace import Refused, Workplace
-from towline_cli.show import change_lines, trace_lines
+from towline_cli.show import change_lines, short_names, trace_lines
 from towline_cli.view import progress
 from towline_cli.view.facts import read_facts
 
@@ -145,7 +145,7 @@ class Story:
 
     async def _show_status(self, change: str) -> None:
         facts = await read_facts(self._bus, self._partitions)
-        for line in change_lines(progress.changes(facts)[change]):
+        for line in change_lines(progress.changes(facts)[change], short_names(facts)):
             self._screen.line(line)
 
     # -- drift --------------------------------------------------------------------------------------------------
@@ -177,10 +177,9 @@ class Story:
         facts = await read_facts(self._bus, self._partitions)
         self._screen.heading("The timeline of every change (towline trace <commit>)")
         for change in progress.changes(facts):
-            for line in trace_lines(facts, change):
+            for line in trace_lines(facts, change, short_names(facts)):
                 self._screen.line(line)
             self._screen.line("")
-        self._screen.line("")
 
 
 def kubectl_command(program: Path, kubeconfig: Path) -> list[str]:

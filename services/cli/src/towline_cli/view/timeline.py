@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from towline_cli.view.facts import Fact
+from towline_cli.view.names import short_digests
 from towline_cli.view.progress import problem_line
 
-_COMMITS = ("head", "candidate", "landed", "revision", "base")
+_COMMITS = ("head", "candidate", "landed", "revision")
 SHORTEST_COMMIT = 7
 
 
@@ -29,9 +30,9 @@ def changes_of(facts: Sequence[Fact], name: str) -> list[str]:
         if change is None:
             continue
         is_commit = len(name) >= SHORTEST_COMMIT and any(
-            str(fact.data.get(field, "")).startswith(name) for field in _COMMITS if field != "base"
+            str(fact.data.get(field, "")).startswith(name) for field in _COMMITS
         )
-        if is_commit or change == name or change.endswith(f"!{name}"):
+        if is_commit or change == name or change.endswith((f"!{name}", f"/{name}")):
             found[change] = None
     return list(found)
 
@@ -92,5 +93,5 @@ def _about(fact: Fact) -> str:
             words = [f"to {data['channel']}:", str(data["title"])]
         case name if name.startswith(("service.", "sync.", "incident.")):
             words = [str(data["application"]), str(data["revision"])[:12], str(data.get("reason", ""))]
-    said = " ".join(word for word in words if word)
+    said = short_digests(" ".join(word for word in words if word))
     return f" {said}" if said else ""
