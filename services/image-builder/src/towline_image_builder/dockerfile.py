@@ -18,9 +18,13 @@ from dataclasses import dataclass
 MAX_BYTES = 256 << 10
 MAX_INSTRUCTIONS = 2000
 MAX_BASES = 32
+NOTHING = "scratch"
+"""The base that is none."""
 KEYWORDS = frozenset(
-    "ADD ARG CMD COPY ENTRYPOINT ENV EXPOSE FROM HEALTHCHECK LABEL MAINTAINER ONBUILD RUN SHELL STOPSIGNAL USER "
-    "VOLUME WORKDIR".split()
+    {
+        *("ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "MAINTAINER"),
+        *("ONBUILD", "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"),
+    }
 )
 SYNTAXES = re.compile(r"(docker\.io/)?docker/dockerfile(:1(\.[0-9]+){0,2})?")
 """Frontends that say what the builder does anyway; a frontend is a program, and no other is run."""
@@ -183,18 +187,20 @@ def _from(each: Instruction, known: Mapping[str, str], stages: set[str]) -> Iter
     words = each.rest.split()
     named = len(words) == 3 and words[1].upper() == "AS"
     if len(words) != 1 and not named:
-        raise DockerfileProblem(f"FROM {each.rest[:80]!r}; expected `FROM <image>` or `FROM <image> AS <name>`", each.line)
+        raise DockerfileProblem(
+            f"FROM {each.rest[:80]!r}; expected `FROM <image>` or `FROM <image> AS <name>`", each.line
+        )
     for name, value in each.flags:
         if name != "platform" or not (value == "linux/amd64" or re.fullmatch(r"\$\{?(BUILD|TARGET)PLATFORM\}?", value)):
             raise DockerfileProblem(
                 f"FROM --{name}={value[:40]}: images are built for the platform of the builder alone; remove it",
                 each.line,
             )
-    token = words[0]
-    if token.lower() not in stages and token != "scratch":
-        reference = _resolved(token, known, each.line)
-        if reference.lower() not in stages and reference != "scratch":
-            yield Base(token, reference, each.line)
+    word = words[0]
+    if word.lower() not in stages and word != NOTHING:
+        reference = _resolved(word, known, each.line)
+        if reference.lower() not in stages and reference != NOTHING:
+            yield Base(word, reference, each.line)
     if named:
         stages.add(words[2].lower())
 

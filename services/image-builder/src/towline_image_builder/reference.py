@@ -49,9 +49,9 @@ def parse(text: str) -> Reference:
         repository, _, tag = path.rpartition(":")
     if registry == DEFAULT_REGISTRY and "/" not in repository:
         repository = f"library/{repository}"
-    good = len(text) <= _MAX and re.fullmatch(_HOST, registry) and _REPOSITORY.fullmatch(repository)
-    good = good and (tag is None or _TAG.fullmatch(tag)) and ("@" not in text or _DIGEST.fullmatch(digest))
-    if not good:
+    named = len(text) <= _MAX and re.fullmatch(_HOST, registry) and _REPOSITORY.fullmatch(repository)
+    pinned = (tag is None or _TAG.fullmatch(tag)) and ("@" not in text or _DIGEST.fullmatch(digest))
+    if not (named and pinned):
         raise BadInput(f"{text[:120]!r} is no image reference; expected [registry/]repository[:tag][@sha256:…]")
     return Reference(registry, repository, tag or (None if digest else "latest"), digest or None)
 

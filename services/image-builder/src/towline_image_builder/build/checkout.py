@@ -159,7 +159,9 @@ def _files(context: Path) -> list[str]:
 
 
 def _folders_bottom_up(context: Path) -> list[str]:
-    return [os.path.relpath(folder, context) for folder, _, _ in os.walk(context, topdown=False) if folder != str(context)]
+    return [
+        os.path.relpath(folder, context) for folder, _, _ in os.walk(context, topdown=False) if folder != str(context)
+    ]
 
 
 def _settle(top: Path) -> None:

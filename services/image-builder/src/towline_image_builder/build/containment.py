@@ -135,10 +135,13 @@ async def user_namespace(user: BuildUser) -> int:
         env={},
         cwd="/",
     )
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
         if not await process.stdout.readline():
-            raise Permanent("this kernel makes no user namespaces; builds cannot be contained (user.max_user_namespaces)")
+            raise Permanent(
+                "this kernel makes no user namespaces; builds cannot be contained (user.max_user_namespaces)"
+            )
         Path(f"/proc/{process.pid}/uid_map").write_text(user.uid_map)
         Path(f"/proc/{process.pid}/gid_map").write_text(user.gid_map)
         return os.open(f"/proc/{process.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
@@ -175,6 +178,8 @@ def contained(
     for scratch in ("/tmp", "/run", "/var/tmp", "/home"):  # noqa: S108 - the jail's own
         line += ["--perms", "1777", "--tmpfs", scratch]
     line += ["--ro-bind", str(etc), "/etc"]
+    for parent in _parents(mounts):
+        line += ["--perms", "0755", "--dir", parent]  # bwrap's own would be closed to the user
     for mount in mounts:
         line += ["--bind" if mount.writable else "--ro-bind", str(mount.source), mount.target]
     base = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/home", "LANG": "C.UTF-8"}
@@ -184,3 +189,9 @@ def contained(
         line += ["--setenv", name, value]
     inside = [part("nsenter"), f"--user=/proc/self/fd/{namespace}", part("unshare"), "--mount", "--"]
     return [*line, "--chdir", "/", "--", *inside, "/bin/sh", "/etc/enter.sh", *argv]
+
+
+def _parents(mounts: Sequence[Mount]) -> list[str]:
+    """Folders to make for mount points, outermost first; below `/etc` and `/run` they are there."""
+    parents = {up for mount in mounts for up in Path(mount.target).parents}
+    return sorted(str(up) for up in parents if up.parts[1:2] not in ((), ("etc",), ("run",)))

@@ -106,7 +106,9 @@ class Registry:
         if got != size or f"sha256:{sha.hexdigest()}" != digest:
             raise Permanent(f"{self.address}/{repository}: the content of {digest} is not what the manifest says")
 
-    async def push_blob(self, repository: str, digest: str, size: int, source: IO[bytes], near: tuple[str, ...]) -> bool:
+    async def push_blob(
+        self, repository: str, digest: str, size: int, source: IO[bytes], near: tuple[str, ...]
+    ) -> bool:
         """Make sure the repository holds the blob; False when it was there. `near` are repositories to mount from."""
         if await self.has_blob(repository, digest, push=True):
             return False
@@ -128,7 +130,7 @@ class Registry:
             if answer.status_code == 201:
                 return None
             self._expect(answer, 202)
-            location = urljoin(str(answer.request.url), answer.headers.get("location", ""))
+            location: str = urljoin(str(answer.request.url), answer.headers.get("location", ""))
         if urlsplit(location)[:2] != urlsplit(self._origin)[:2]:
             raise Permanent(f"{self.address}: an upload was sent to another host; it is not followed")
         return location
@@ -201,7 +203,7 @@ class Registry:
                 "name it in token_hosts if it does"
             )
         headers = {"authorization": credential} if credential else {}
-        query = [("service", asked.service), *(("scope", part) for part in scope.split(" "))]
+        query = httpx.QueryParams({"service": asked.service, "scope": scope.split(" ")})
         token = await self._send(self._client.build_request("GET", asked.realm, params=query, headers=headers))
         body = await _bounded(token, 1 << 20, f"the token service of {self.address}")
         await token.aclose()
