@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from shared.tests.conftest import NOW, Hint, Tally, Tell, Told, created, decide, tell
 
 from towline.delivery import codec
-from towline.delivery.lane import SEPARATOR, Lane, Loader, records_of
-from towline.delivery.model import Envelope, Service, TimerFired
-from towline.delivery.turn import Arrival, Turn, take
+from towline.delivery.lane import SEEN_LANES, SEPARATOR, Lane, Loader, records_of
+from towline.delivery.model import Decision, Envelope, Service, TimerFired
+from towline.delivery.turn import Arrival, Turn, forwarded, take
 from towline.events import Event, NoticeRendered, Severity
 
 SERVICE = Service("notifier", Tally, decide, effects={Tell: tell}, inbox=(Told, Hint))
@@ -101,6 +101,76 @@ def test_an_outgoing_event_is_decoded_as_what_was_decided() -> None:
 
 def created_notice() -> NoticeRendered:
     return NoticeRendered(channel="local/app", group="h1", severity=Severity.INFO, title="seen", about="h1")
+
+
+def test_a_later_event_of_one_topic_hides_no_earlier_one_of_another() -> None:
+    lane = taken(EMPTY, envelope(created("h2"), "b", sequence=2), 0, "second").lane
+    lane = taken(lane, envelope(created("h1"), "a", sequence=1), 0, "first").lane
+    assert lane.state.total == 2
+    assert turn(lane, envelope(created("h1"), "a", sequence=1), 1, "first") is None
+    assert turn(lane, envelope(created("h2"), "b", sequence=2), 1, "second") is None
+
+
+def copies_of(arrived: Envelope, *keys: str, topic: str = "facts") -> list[Envelope]:
+    return forwarded("notifier", arrived, topic, [(key, Hint(word=f"{arrived.id}{i}")) for i, key in enumerate(keys)])
+
+
+def test_a_forwarded_copy_is_not_hidden_by_a_later_event_that_came_directly() -> None:
+    [copy] = copies_of(envelope(created("h1"), "a", sequence=1), "local/app")
+    lane = taken(EMPTY, envelope(created("h2"), "b", sequence=2), 0, "facts").lane
+    assert taken(lane, copy, 0, "inbox").lane.state.total == 2
+
+
+def test_copies_of_one_producer_under_two_keys_do_not_hide_each_other() -> None:
+    early = replace(envelope(created("h1"), "a", sequence=1), key="one")
+    late = replace(envelope(created("h2"), "b", sequence=2), key="two")
+    [first], [second] = copies_of(early, "local/app"), copies_of(late, "local/app")
+    lane = taken(EMPTY, second, 0, "inbox").lane
+    lane = taken(lane, first, 1, "inbox").lane
+    assert lane.state.total == 2
+    assert turn(lane, first, 2, "inbox") is None
+    assert turn(lane, second, 3, "inbox") is None
+
+
+def test_several_copies_for_one_lane_all_count_and_a_repetition_does_not() -> None:
+    event = envelope(created("h1"), "a", sequence=5)
+    copies = [
+        *copies_of(event, "local/app", "other", "local/app"),
+        *copies_of(event, "local/app", "other", "local/app"),
+    ]
+    lane = EMPTY
+    for offset, copy in enumerate(copy for copy in copies if copy.key == "local/app"):
+        step = turn(lane, copy, offset, "inbox")
+        lane = step.lane if step else lane
+    assert lane.state.total == 2
+    assert len({copy.id for copy in copies}) == 3
+
+
+def test_a_forgotten_key_comes_back_under_another_epoch() -> None:
+    first = taken(EMPTY, envelope(created("h1"), "a"), 0)
+    again = taken(EMPTY, envelope(created("h1"), "a"), 7)
+    lanes = {item.headers["ce_towlinelane"] for step in (first, again) for item in step.leaving if item.kind == "event"}
+    assert len(lanes) == 2
+
+
+def test_a_state_like_a_new_one_is_not_kept() -> None:
+    lane = taken(EMPTY, envelope(Hint(word="x"), "a"), 0).lane
+    assert not lane.idle
+    forget = replace(SERVICE, decide=lambda *_: Decision(None))
+    step = take(forget, lane, envelope(Hint(word="y"), "b"), Arrival("t", 2), NOW, lambda _: None)
+    assert step is not None
+    assert step.lane.idle
+    assert step.rows["state"] is None
+
+
+def test_what_a_lane_remembers_of_producers_is_bounded() -> None:
+    lane = EMPTY
+    for number in range(SEEN_LANES + 10):
+        arrived = replace(envelope(created("h"), f"e{number}", sequence=1), lane=f"runner/{number}")
+        lane = taken(lane, arrived, number).lane
+    assert len(lane.cursor.seen) == SEEN_LANES
+    last = replace(envelope(created("h"), "again", sequence=1), lane=f"runner/{SEEN_LANES}")
+    assert turn(lane, last, 1000) is None
 
 
 @given(st.lists(st.tuples(st.sampled_from(["h1", "h2", "timer"]), st.booleans()), max_size=20))

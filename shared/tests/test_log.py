@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
+from collections.abc import Iterator
 
 import pytest
 
-from towline.telemetry.log import configure
+from towline.telemetry.log import QUIET, bound, configure
 
 
 @pytest.fixture(autouse=True)
-def _restore_logging() -> object:
+def _restore_logging() -> Iterator[None]:
     root = logging.getLogger()
     before = root.handlers[:], root.level
+    levels = {name: logging.getLogger(name).level for name in QUIET}
     yield
     root.handlers[:], root.level = before
-    return None
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def test_a_line_is_json_with_its_fields_and_without_credentials() -> None:
@@ -39,3 +43,21 @@ def test_an_exception_is_told_without_credentials() -> None:
         logging.getLogger("x").exception("failed")
     assert "ValueError" in json.loads(out.getvalue())["exception"]
     assert "s3cret" not in out.getvalue()
+
+
+async def test_a_line_carries_what_its_block_is_about_also_in_a_task_begun_there() -> None:
+    out = io.StringIO()
+    configure("info", json=True, stream=out)
+    with bound(event="e1", change="a!b", trace=None):
+        logging.getLogger("x").info("inside")
+        task = asyncio.create_task(_say("later"))
+    await task
+    logging.getLogger("x").info("outside")
+    inside, later, outside = map(json.loads, out.getvalue().splitlines())
+    assert (inside["event"], inside["change"]) == (later["event"], later["change"]) == ("e1", "a!b")
+    assert "trace" not in inside
+    assert "event" not in outside
+
+
+async def _say(text: str) -> None:
+    logging.getLogger("x").info(text)

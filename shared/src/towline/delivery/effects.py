@@ -5,39 +5,48 @@ Rules that must hold:
 - An effect stays in its lane's outbox until its result was decided on, so a crash at any point runs it again
   under the same id; handlers are idempotent or conditional.
 - A slow or dead resource holds up nobody who does not need it.
-- Effects with the same `latest_wins` name replace each other while they wait.
+- Of effects with the same `latest_wins` name in a lane one runs at a time; while it runs or waits for its next try,
+  only the newest of the others waits behind it, and one that would only try again gives way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from time import monotonic
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic import ValidationError
 
 from towline import killpoint
 from towline.delivery.lane import OutboxItem
 from towline.delivery.model import Effect, EffectContext, EffectFailed, Service
-from towline.delivery.retry import Breaker, GiveUp, retry
-from towline.errors import DependencyDown, redact
+from towline.delivery.resource import Resource, Resources
+from towline.delivery.retry import Again, GiveUp, retry
+from towline.errors import DependencyDown, TowlineError, redact
 from towline.events.base import Event
+from towline.telemetry import log as logs
 from towline.telemetry import metrics, trace
 
 log = logging.getLogger(__name__)
-DEFAULT_POOL = 4
+_STOPS_WITHIN = 5.0
 
 Finished = Callable[[str, OutboxItem, Event | None, str | None], Awaitable[None]]
 """(lane key, item, result, trace context): hand the result back; None when the effect has nothing to tell."""
+Ended = tuple[Event | None, str | None]
 
 
-@dataclass
-class _Resource:
-    slots: asyncio.Semaphore
-    breaker: Breaker
-    mended: asyncio.Event
+@dataclass(eq=False, slots=True)
+class _Run:
+    """One effect on its way; `successor` waits for it under the same latest-wins name."""
+
+    lane_key: str
+    item: OutboxItem
+    effect: Effect
+    task: asyncio.Task[None] | None = None
+    successor: _Run | None = None
+    superseded: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Effects:
@@ -45,123 +54,153 @@ class Effects:
         self._service = service
         self._finished = finished
         self._models: dict[str, type[Effect]] = {model.kind: model for model in service.effects}
-        self._resources: defaultdict[str, _Resource] = defaultdict(self._new_resource)
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._waiting: dict[tuple[str, str], str] = {}
-        self._pool_of: Mapping[str, int] = service.pools
-        self._made_for = ""
-
-    def start(self, lane_key: str, item: OutboxItem) -> None:
-        """Begin an effect; one that already runs under this id is left alone."""
-        if item.id in self._tasks:
-            return
-        effect = self._models[item.kind].model_validate(item.effect, extra="ignore")
-        if effect.latest_wins is not None:
-            slot = (lane_key, effect.latest_wins)
-            replaced = self._waiting.get(slot)
-            if replaced and (task := self._tasks.get(replaced)):
-                task.cancel()
-            self._waiting[slot] = item.id
-        task = asyncio.create_task(self._run(lane_key, item, effect), name=item.id)
-        self._tasks[item.id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(item.id, None))
+        self._resources = Resources(service.pools)
+        self._runs: dict[str, _Run] = {}
+        self._heads: dict[tuple[str, str], _Run] = {}
+        """Lane and latest-wins name → the one that runs or tries."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
 
     @property
     def running(self) -> int:
-        return len(self._tasks)
+        return len(self._runs)
+
+    def start(self, lane_key: str, item: OutboxItem) -> None:
+        """Begin an effect; one that already runs under this id is left alone. After `stop` it stays in the outbox."""
+        if item.id in self._runs or self._stopped:
+            return
+        try:
+            effect = self._models[item.kind].model_validate(item.effect)
+        except (KeyError, ValidationError) as error:
+            log.exception("an effect cannot be run by this version", extra={"effect": item.id, "kind": item.kind})
+            reason = f"this version cannot run an effect {item.kind}: {type(error).__name__}"
+            self._spawn(self._finished(lane_key, item, _failed(item, reason), item.traceparent))
+            return
+        run = _Run(lane_key, item, effect)
+        self._runs[item.id] = run
+        if effect.latest_wins is None:
+            self._begin(run)
+            return
+        head = self._heads.setdefault((lane_key, effect.latest_wins), run)
+        if head is run:
+            self._begin(run)
+            return
+        if head.successor is not None:
+            del self._runs[head.successor.item.id]
+            self._spawn(self._finished(lane_key, head.successor.item, None, None))
+        head.successor = run
+        head.superseded.set()
+
+    def drop(self, keys: Collection[str]) -> None:
+        """Stop what was begun for these lanes: their next owner begins it again."""
+        for run in [run for run in self._runs.values() if run.lane_key in keys]:
+            run.successor = None
+            if run.task is None:
+                self._runs.pop(run.item.id, None)
+            else:
+                run.task.cancel()
 
     async def stop(self) -> None:
         """Cancel what runs. It is still in the outbox and runs again after the next start."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
+        self._stopped = True
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._tasks:
+            _, deaf = await asyncio.wait(self._tasks, timeout=_STOPS_WITHIN)
+            if deaf:
+                log.warning("effects do not end when told to", extra={"effects": [task.get_name() for task in deaf]})
 
-    async def _run(self, lane_key: str, item: OutboxItem, effect: Effect) -> None:
-        try:
-            result, context = await self._until_done(lane_key, item, effect)
-        except asyncio.CancelledError:
-            if effect.latest_wins and self._waiting.get((lane_key, effect.latest_wins)) not in (None, item.id):
-                await self._finished(lane_key, item, None, None)
-            raise
-        await self._finished(lane_key, item, result, context)
+    def _begin(self, run: _Run) -> None:
+        run.task = self._spawn(self._run(run), name=run.item.id)
+        run.task.add_done_callback(lambda _: self._ended(run))
 
-    async def _until_done(self, lane_key: str, item: OutboxItem, effect: Effect) -> tuple[Event | None, str | None]:
-        resource = self._resource(effect.resource)
+    def _ended(self, run: _Run) -> None:
+        self._runs.pop(run.item.id, None)
+        if run.effect.latest_wins is None:
+            return
+        slot = (run.lane_key, run.effect.latest_wins)
+        self._heads.pop(slot, None)
+        if run.successor is not None and not self._stopped:
+            self._heads[slot] = run.successor
+            self._begin(run.successor)
+
+    def _spawn(self, work: Awaitable[None], name: str | None = None) -> asyncio.Task[None]:
+        async def done() -> None:
+            await work
+
+        task = asyncio.create_task(done(), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("an effect's end could not be told", exc_info=error, extra={"effect": task.get_name()})
+
+    # -- one effect -------------------------------------------------------------------------------------------------
+
+    async def _run(self, run: _Run) -> None:
+        item = run.item
+        trace_id = trace.trace_id_in(item.traceparent)
+        with logs.bound(event=item.cause, change=item.change, trace=trace_id, effect=item.id):
+            result, context = await self._until_done(run)
+            await self._finished(run.lane_key, item, result, context)
+
+    async def _until_done(self, run: _Run) -> Ended:
+        resource = self._resources.named(run.effect.resource)
         tries = 0
-        while True:
-            await self._admitted(resource)
-            tries += 1
-            async with resource.slots:
-                self._started(lane_key, item, effect)
-                resource.breaker = resource.breaker.called()
-                with trace.span(f"{self._service.name} {effect.kind}", item.traceparent) as span:
-                    try:
-                        handler = self._service.effects[type(effect)]
-                        killpoint.passed(self._service.name, "started", effect.kind)
-                        result = await handler(effect, EffectContext(item.id, lane_key, tries))
-                        killpoint.passed(self._service.name, "done", effect.kind)
-                    except Exception as error:
-                        again = self._after_failure(resource, item, effect, tries, error)
-                    else:
-                        self._mend(resource)
-                        metrics.effect(self._service.name, effect.kind, "done")
-                        return result, span
-            if isinstance(again, GiveUp):
-                metrics.effect(self._service.name, effect.kind, "failed")
-                failed = EffectFailed(effect=item.id, kind=effect.kind, reason=again.reason, payload=item.effect)
-                return failed, item.traceparent
-            await asyncio.sleep(again.after)
-
-    def _after_failure(
-        self, resource: _Resource, item: OutboxItem, effect: Effect, tries: int, error: Exception
-    ) -> Any:
-        if isinstance(error, DependencyDown):
-            resource.breaker = resource.breaker.failed(monotonic())
-        else:
-            self._mend(resource)
-        decision = retry(error, tries, item.id)
-        reason = decision.reason if isinstance(decision, GiveUp) else f"again in {decision.after:.1f} s"
-        known = isinstance(error, DependencyDown) or hasattr(error, "after") or isinstance(decision, GiveUp)
-        log.log(
-            logging.WARNING if known else logging.ERROR,
-            "effect %s failed",
-            effect.kind,
-            extra={"effect": item.id, "tries": tries, "error": redact(str(error)), "next": redact(reason)},
-            exc_info=error if not _expected(error) else None,
-        )
-        metrics.effect(self._service.name, effect.kind, "retried")
-        return decision
-
-    def _started(self, lane_key: str, item: OutboxItem, effect: Effect) -> None:
-        """From here on a newer effect of the same name waits for this one instead of replacing it."""
-        if effect.latest_wins and self._waiting.get((lane_key, effect.latest_wins)) == item.id:
-            del self._waiting[(lane_key, effect.latest_wins)]
-
-    async def _admitted(self, resource: _Resource) -> None:
-        while not resource.breaker.may_call(now := monotonic()):
-            resource.mended.clear()
-            wait = max(0.05, resource.breaker.open_until - now)
+        while not run.superseded.is_set():
+            async with resource.admitted():
+                if run.superseded.is_set():
+                    break
+                tries += 1
+                outcome = await self._try(run, tries, resource)
+            if not isinstance(outcome, Again | GiveUp):
+                metrics.effect(self._service.name, run.item.kind, "done")
+                return outcome
+            if isinstance(outcome, GiveUp):
+                metrics.effect(self._service.name, run.item.kind, "failed")
+                return _failed(run.item, outcome.reason), run.item.traceparent
+            metrics.effect(self._service.name, run.item.kind, "retried")
             try:
-                await asyncio.wait_for(resource.mended.wait(), timeout=wait)
+                await asyncio.wait_for(run.superseded.wait(), timeout=outcome.after)
             except TimeoutError:
                 continue
+        metrics.effect(self._service.name, run.item.kind, "superseded")
+        return None, None
 
-    def _mend(self, resource: _Resource) -> None:
-        resource.breaker = resource.breaker.succeeded()
-        resource.mended.set()
+    async def _try(self, run: _Run, tries: int, resource: Resource) -> Ended | Again | GiveUp:
+        name, kind = self._service.name, run.item.kind
+        with trace.span(f"{name} {kind}", run.item.traceparent) as span, resource.called():
+            try:
+                killpoint.passed(name, "started", kind)
+                handler = self._service.effects[type(run.effect)]
+                result = await handler(run.effect, EffectContext(run.item.id, run.lane_key, tries))
+                killpoint.passed(name, "done", kind)
+            except Exception as error:
+                if isinstance(error, DependencyDown):
+                    resource.failed()
+                else:
+                    resource.answered()
+                return _decided(run.item, tries, error)
+            resource.answered()
+            return result, span
 
-    def _resource(self, name: str) -> _Resource:
-        self._made_for = name
-        return self._resources[name]
 
-    def _new_resource(self) -> _Resource:
-        name = self._made_for
-        size = self._pool_of.get(name, self._pool_of.get(name.partition(" ")[0], DEFAULT_POOL))
-        return _Resource(asyncio.Semaphore(size), Breaker(), asyncio.Event())
+def _decided(item: OutboxItem, tries: int, error: Exception) -> Again | GiveUp:
+    decision = retry(error, tries, item.id)
+    following = decision.reason if isinstance(decision, GiveUp) else f"again in {decision.after:.1f} s"
+    expected = isinstance(error, TowlineError)
+    log.log(
+        logging.WARNING if expected else logging.ERROR,
+        "effect %s failed",
+        item.kind,
+        extra={"tries": tries, "error": redact(str(error)), "next": redact(following)},
+        exc_info=None if expected else error,
+    )
+    return decision
 
 
-def _expected(error: Exception) -> bool:
-    from towline.errors import TowlineError
-
-    return isinstance(error, TowlineError)
+def _failed(item: OutboxItem, reason: str) -> EffectFailed:
+    return EffectFailed(effect=item.id, kind=item.kind, reason=reason, payload=item.effect)

@@ -2,7 +2,7 @@
 
 A lane is a set of rows, each one compacted record `<key>␟<row>` in the partition of the key's inbox:
 
-    cursor            positions, sequences, turns: what was handled and sent
+    cursor            positions, sequences, epoch: what was handled and sent
     state             the state model without its tables
     state.<f>␟<e>     entry <e> of a table, a state field of type dict[str, Model]
     timer␟<name>      a due time
@@ -19,6 +19,7 @@ import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cache
 from typing import Any, Generic, get_args, get_origin
 
 import orjson
@@ -31,6 +32,8 @@ SEPARATOR = "\x1f"
 OUTBOX = "outbox" + SEPARATOR
 RECENT_IDS = 128
 """Ids of source events a lane remembers, to drop what a source emits twice."""
+SEEN_LANES = 256
+"""Producer lanes a lane remembers, the last heard of; a copy comes soon after its original (a producer's restart)."""
 
 Rows = dict[str, bytes | None]
 
@@ -39,8 +42,13 @@ class Cursor(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     positions: dict[str, int] = Field(default_factory=dict, description="Topic → next offset of the lane's partition.")
-    seen: dict[str, int] = Field(default_factory=dict, description="Producer lane → last sequence handled.")
-    sent: int = Field(0, description="Sequence of the last event published to the service's stream.")
+    seen: dict[str, int] = Field(
+        default_factory=dict,
+        description="Producer lane and topic it was read from → last sequence handled. By topic, because the order of "
+        "topics to each other is not promised: a later event of one must not hide an earlier one of another.",
+    )
+    epoch: str = Field("", description="Names this life of the lane: a forgotten key that comes back counts anew.")
+    sent: int = Field(0, description="Sequence of the last event that left in this epoch.")
     recent: tuple[str, ...] = Field((), description="Ids of the last events that sources emitted.")
 
 
@@ -58,6 +66,8 @@ class OutboxItem(BaseModel):
     headers: dict[str, str] = Field(default_factory=dict)
     effect: dict[str, Any] = Field(default_factory=dict)
     traceparent: str | None = None
+    cause: str | None = Field(None, description="For the log of an effect: id of the event that asked for it.")
+    change: str | None = Field(None, description="For the log of an effect: the change that event is about.")
 
     @classmethod
     def of_event(cls, id: str, order: int, record: NewRecord) -> OutboxItem:
@@ -85,13 +95,19 @@ class Lane(Generic[S]):
     outbox: Mapping[str, OutboxItem] = field(default_factory=dict)
     parked: str | None = None
     fresh: bool = True
-    """No row of it was ever written, or it was forgotten."""
+    """Its state is not kept: it says nothing yet, or was forgotten."""
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is known of the key and nothing is awaited; only the cursor still tells what was handled."""
+        return self.fresh and not self.timers and not self.outbox and self.parked is None
 
     def done(self, ids: Iterable[str]) -> Lane[S]:
         gone = set(ids)
         return replace(self, outbox={id: item for id, item in self.outbox.items() if id not in gone})
 
 
+@cache
 def tables_of(model: type[State]) -> frozenset[str]:
     """The fields kept as one row per entry."""
     names = set()
@@ -105,8 +121,9 @@ def tables_of(model: type[State]) -> frozenset[str]:
 def changed_rows(before: Lane[S], after: Lane[S]) -> Rows:
     """The rows that turn `before` into `after`; empty when nothing changed."""
     rows: Rows = {}
-    if after.state is not before.state or before.fresh:
-        rows.update(_changed_state(None if before.fresh else before.state, after.state))
+    old, new = None if before.fresh else before.state, None if after.fresh else after.state
+    if old is not new:
+        rows.update(_changed_state(old, new))
     for name in before.timers.keys() | after.timers.keys():
         due = after.timers.get(name)
         if due != before.timers.get(name):
@@ -122,21 +139,29 @@ def changed_rows(before: Lane[S], after: Lane[S]) -> Rows:
     return rows
 
 
-def _changed_state(before: S | None, after: S) -> Rows:
+def _changed_state(before: S | None, after: S | None) -> Rows:
+    """None stands for a state that is not kept."""
     rows: Rows = {}
-    tables = tables_of(type(after))
+    model = type(after) if after is not None else type(before)
+    tables: frozenset[str] = tables_of(model) if issubclass(model, State) else frozenset()
     for name in tables:
         old = {} if before is None else getattr(before, name)
-        new = getattr(after, name)
+        new = {} if after is None else getattr(after, name)
         for entry in old.keys() - new.keys():
             rows[_row(f"state.{name}", entry)] = None
         for entry, value in new.items():
             if old.get(entry) is not value:
                 rows[_row(f"state.{name}", entry)] = value.model_dump_json(exclude_defaults=True).encode()
-    body = after.model_dump_json(exclude=set(tables), exclude_defaults=True).encode()
-    if before is None or body != before.model_dump_json(exclude=set(tables), exclude_defaults=True).encode():
+    body, former = _body(after, tables), _body(before, tables)
+    if body != former:
         rows["state"] = body
     return rows
+
+
+def _body(state: State | None, tables: frozenset[str]) -> bytes | None:
+    if state is None:
+        return None
+    return state.model_dump_json(exclude=set(tables), exclude_defaults=True).encode()
 
 
 def records_of(topic: str, partition: int, key: str, rows: Rows) -> list[NewRecord]:

@@ -40,9 +40,9 @@ class Envelope:
     traceparent: str | None = None
     """W3C trace context of the span that published it."""
     lane: str | None = None
-    """Producer's lane, `<service>/<lane key>`; with `sequence` a redelivered copy is recognised by it."""
+    """Producer's lane, `<service>/<lane key>@<epoch>`; with `sequence` a redelivered copy is recognised by it."""
     sequence: int | None = None
-    """Counts this producer lane's events on this topic, from 1."""
+    """Grows with each event of this producer lane; within one topic and key it is read in growing order."""
 
 
 class State(BaseModel):
@@ -102,7 +102,7 @@ class TimerFired(Event):
 @dataclass(frozen=True, slots=True)
 class Decision(Generic[S]):
     state: S | None
-    """None forgets the key."""
+    """None, or a state equal to a new one, forgets the key: it leaves memory and log once nothing awaits it."""
     events: tuple[Event, ...] = ()
     effects: tuple[Effect, ...] = ()
     timers: Mapping[str, datetime | None] = field(default_factory=dict)

@@ -36,3 +36,8 @@ class Progress:
 
     def committed(self, offset: int) -> None:
         self._committed = offset
+
+    @property
+    def last_committed(self) -> int | None:
+        """None: nothing was committed by this member."""
+        return self._committed

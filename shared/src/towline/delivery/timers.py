@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from datetime import datetime
 
 Ring = Callable[[str, str, datetime], Awaitable[None]]
 LONGEST_WAIT = 30.0
 """Seconds between looks at the clock, so that a changed system time is noticed."""
+_FEW = 64
 
 
 class Timers:
@@ -17,30 +19,39 @@ class Timers:
         self._ring = ring
         self._now = now
         self._heap: list[tuple[datetime, str, str]] = []
-        self._set: dict[tuple[str, str], datetime] = {}
+        self._set: dict[str, dict[str, datetime]] = {}
+        self._count = 0
         self._changed = asyncio.Event()
 
     def set(self, lane_key: str, timers: Mapping[str, datetime]) -> None:
         """The lane's timers are these now; times that were set before and are gone do not ring."""
-        for key, name in [pair for pair in self._set if pair[0] == lane_key and pair[1] not in timers]:
-            del self._set[key, name]
+        before = self._set.pop(lane_key, {})
+        self._count += len(timers) - len(before)
+        if timers:
+            self._set[lane_key] = dict(timers)
         for name, due in timers.items():
-            if self._set.get((lane_key, name)) != due:
-                self._set[lane_key, name] = due
+            if before.get(name) != due:
                 heapq.heappush(self._heap, (due, lane_key, name))
                 self._changed.set()
+        if len(self._heap) > 2 * self._count + _FEW:
+            self._heap = [(due, key, name) for key, own in self._set.items() for name, due in own.items()]
+            heapq.heapify(self._heap)
+
+    def drop(self, keys: Collection[str]) -> None:
+        for key in keys:
+            self.set(key, {})
 
     async def run(self) -> None:
         while True:
             self._changed.clear()
             while self._heap and self._heap[0][0] <= self._now():
                 due, lane_key, name = heapq.heappop(self._heap)
-                if self._set.pop((lane_key, name), None) == due:
+                own = self._set.get(lane_key, {})
+                if own.get(name) == due:
+                    self.set(lane_key, {other: at for other, at in own.items() if other != name})
                     await self._ring(lane_key, name, due)
             wait = LONGEST_WAIT
             if self._heap:
                 wait = min(wait, max(0.0, (self._heap[0][0] - self._now()).total_seconds()))
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), timeout=wait)
-            except TimeoutError:
-                continue

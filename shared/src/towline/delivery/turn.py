@@ -4,19 +4,22 @@ Rules that must hold:
 
 - An event whose position, sequence, effect or timer the lane has already handled changes nothing.
 - Ids of what leaves derive from the id of what came in, so deciding the same event again says the same.
+- A producer lane's sequence is compared only within the topic it was read from, and a forwarded copy only with copies
+  that took the same way: elsewhere a later event may be read first.
 - A turn is applied only after its rows are durable; until then the old lane stands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Generic
 
 from towline import flow
 from towline.delivery import codec
-from towline.delivery.lane import RECENT_IDS, Cursor, Lane, OutboxItem, Rows, changed_rows
+from towline.delivery.lane import RECENT_IDS, SEEN_LANES, Cursor, Lane, OutboxItem, Rows, changed_rows
 from towline.delivery.model import Decision, Effect, Envelope, S, Service, State, TimerFired
 from towline.events.base import Event
 from towline.ids import digest_of
@@ -46,7 +49,7 @@ def handled(lane: Lane[Any], envelope: Envelope, at: Arrival) -> bool:
     if at.next_offset <= lane.cursor.positions.get(at.topic, 0):
         return True
     if envelope.lane is not None and envelope.sequence is not None:
-        return envelope.sequence <= lane.cursor.seen.get(envelope.lane, 0)
+        return envelope.sequence <= lane.cursor.seen.get(_way(envelope.lane, at), 0)
     if isinstance(envelope.event, TimerFired):
         return lane.timers.get(envelope.event.name) != envelope.event.due
     if _answers_effect(envelope):
@@ -75,16 +78,25 @@ def take(
     return Turn(after, changed_rows(lane, after), leaving)
 
 
-def forwarded(service: str, envelope: Envelope, key: str, event: Event) -> Envelope:
-    """The inbox copy of an event that is keyed otherwise; the producer's sequence goes with it."""
-    return replace(
-        envelope,
-        event=event,
-        id=codec.derive(service, envelope.id, event, 0),
-        source=codec.source_of(service),
-        key=key,
-        cause=envelope.id,
-    )
+def forwarded(service: str, envelope: Envelope, topic: str, copies: Iterable[tuple[str, Event]]) -> list[Envelope]:
+    """The inbox copies of an event that is keyed otherwise.
+
+    The producer's sequence goes with each, but its lane is told apart by the way: the topic, the key it was read under,
+    and which of several copies for one lane it is. Without that a copy could hide, or be hidden by, another event.
+    """
+    made: list[Envelope] = []
+    turns: Counter[str] = Counter()
+    for index, (key, event) in enumerate(copies):
+        way = None if envelope.lane is None else f"{envelope.lane} via {topic} {envelope.key} {turns[key]}"
+        turns[key] += 1
+        id = codec.derive(service, f"{envelope.id} {key}", event, index)
+        source = codec.source_of(service)
+        made.append(replace(envelope, event=event, id=id, source=source, key=key, cause=envelope.id, lane=way))
+    return made
+
+
+def _way(lane: str, at: Arrival) -> str:
+    return f"{lane} {at.topic}"
 
 
 def _answers_effect(envelope: Envelope) -> bool:
@@ -105,15 +117,21 @@ def _applied(service: Service[S], lane: Lane[S], envelope: Envelope, at: Arrival
             timers.pop(name, None)
         else:
             timers[name] = due
-    state = service.state() if decision.state is None else decision.state
-    after = replace(lane, state=state, cursor=_advanced(lane.cursor, envelope, at), timers=timers, fresh=False)
+    nothing = service.state()
+    state = nothing if decision.state is None else decision.state
+    cursor = _advanced(lane.cursor, envelope, at)
+    after = replace(lane, state=state, cursor=cursor, timers=timers, fresh=state == nothing)
     return after.done((envelope.cause,)) if _answers_effect(envelope) and envelope.cause else after
 
 
 def _advanced(cursor: Cursor, envelope: Envelope, at: Arrival) -> Cursor:
     update: dict[str, Any] = {"positions": {**cursor.positions, at.topic: at.next_offset}}
+    if not cursor.epoch:
+        update["epoch"] = digest_of(envelope.id, at.topic, str(at.next_offset))[:8]
     if envelope.lane is not None and envelope.sequence is not None:
-        update["seen"] = {**cursor.seen, envelope.lane: envelope.sequence}
+        way = _way(envelope.lane, at)
+        others = [(name, sequence) for name, sequence in cursor.seen.items() if name != way]
+        update["seen"] = dict([*others, (way, envelope.sequence)][-SEEN_LANES:])
     elif not _answers_effect(envelope) and not isinstance(envelope.event, TimerFired):
         update["recent"] = (*cursor.recent, envelope.id)[-RECENT_IDS:]
     return cursor.model_copy(update=update)
@@ -133,7 +151,7 @@ def _leaving(
             key=flow.stream_of(type(event)).key(event),
             cause=envelope.id,
             traceparent=trace(event),
-            lane=f"{service.name}/{lane.key}",
+            lane=f"{service.name}/{lane.key}@{lane.cursor.epoch}",
             sequence=lane.cursor.sent + index + 1,
         )
         items.append(OutboxItem.of_event(out.id, base + len(items), codec.fact(service.name, out)))
@@ -141,5 +159,16 @@ def _leaving(
         id = "effect-" + digest_of(service.name, lane.key, envelope.id, effect.kind, str(index))[:32]
         data = effect.model_dump(mode="json", exclude_defaults=True)
         order = base + len(items)
-        items.append(OutboxItem(id=id, order=order, kind=effect.kind, effect=data, traceparent=trace(effect)))
+        change = getattr(effect, "change", None) or getattr(envelope.event, "change", None)
+        items.append(
+            OutboxItem(
+                id=id,
+                order=order,
+                kind=effect.kind,
+                effect=data,
+                traceparent=trace(effect),
+                cause=envelope.id,
+                change=change if isinstance(change, str) else None,
+            )
+        )
     return tuple(items)

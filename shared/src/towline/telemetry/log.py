@@ -1,6 +1,7 @@
 """Logs: a constant message with fields, one JSON object per line, or readable lines on a terminal.
 
-Credentials are taken out of every message and field here, whoever logs.
+Credentials are taken out of every message and field here, whoever logs. Inside `bound`, which the delivery puts around
+every turn and effect, each line carries the ids of what it is about.
 """
 
 from __future__ import annotations
@@ -8,6 +9,9 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -15,7 +19,21 @@ import orjson
 
 from towline.errors import redact
 
+QUIET = ("httpx", "httpcore", "aiohttp.access", "git", "kubernetes_asyncio")
+"""Libraries that say more than a reader of Towline's log wants to know."""
+
+_bound: ContextVar[Mapping[str, str]] = ContextVar("towline_log_fields")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+@contextmanager
+def bound(**fields: str | None) -> Iterator[None]:
+    """Give these fields to every line logged in the block and in tasks begun there; None leaves one out."""
+    token = _bound.set({**_bound.get({}), **{name: value for name, value in fields.items() if value is not None}})
+    try:
+        yield
+    finally:
+        _bound.reset(token)
 
 
 def configure(level: str = "INFO", *, json: bool | None = None, stream: TextIO | None = None) -> None:
@@ -27,12 +45,12 @@ def configure(level: str = "INFO", *, json: bool | None = None, stream: TextIO |
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for noisy in ("httpx", "httpcore", "aiohttp.access", "git", "kubernetes_asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    extra = {**_bound.get({}), **{name: value for name, value in vars(record).items() if name not in _STANDARD}}
     return {name: redact(value) if isinstance(value, str) else value for name, value in extra.items()}
 
 

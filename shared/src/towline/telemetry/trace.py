@@ -96,5 +96,11 @@ def _parse(traceparent: str | None) -> SpanContext | None:
     return context if context.is_valid else None
 
 
+def trace_id_in(traceparent: str | None) -> str | None:
+    """The trace id in hex, for logs; None where there is no valid context."""
+    context = _parse(traceparent)
+    return None if context is None else f"{context.trace_id:032x}"
+
+
 def _tracer() -> Tracer:
     return (_provider or otel.get_tracer_provider()).get_tracer("towline")

@@ -1,0 +1,238 @@
+"""From a record to a finished one: a serial queue per key, and the turn with everything it sets going.
+
+Rules that must hold:
+
+- Records of one key are worked off one after the other, in the order read; keys do not wait for each other.
+- A turn's rows are durable before anything of it leaves, and what it publishes is out before the next turn of the
+  lane begins; after a crash the outbox leaves again under the same ids.
+- A record is finished when its turn is applied, it changed nothing, or its bytes are among the dead letters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+from typing import Generic
+
+from towline import flow, killpoint
+from towline.bus.partition import partition_of
+from towline.bus.port import Bus, NewRecord, Record
+from towline.delivery import codec
+from towline.delivery.commits import Commits
+from towline.delivery.effects import Effects
+from towline.delivery.lane import Lane, OutboxItem
+from towline.delivery.lanes import Lanes
+from towline.delivery.model import Effect, EffectFailed, Envelope, Forward, S, Service, TimerFired
+from towline.delivery.outlast import outlast
+from towline.delivery.progress import Progress
+from towline.delivery.timers import Timers
+from towline.delivery.turn import Arrival, Turn, forwarded, take
+from towline.errors import Permanent, Undecodable
+from towline.events.base import Event
+from towline.telemetry import log as logs
+from towline.telemetry import metrics, trace
+
+log = logging.getLogger(__name__)
+
+
+class Intake(Generic[S]):
+    def __init__(
+        self,
+        service: Service[S],
+        bus: Bus,
+        lanes: Lanes[S],
+        effects: Effects,
+        timers: Timers,
+        commits: Commits,
+        now: Callable[[], datetime],
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        self._service = service
+        self._name = service.name
+        self._inbox = flow.inbox_of(service.name)
+        self._bus = bus
+        self._lanes = lanes
+        self._effects = effects
+        self._timers = timers
+        self._commits = commits
+        self._now = now
+        self._fail = fail
+        self._queues: dict[str, deque[tuple[Record, Progress]]] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        handles: set[type[Event]] = {*flow.consumed_by(service.name), *service.inbox, EffectFailed, TimerFired}
+        self._types = frozenset(event.type for event in handles)
+
+    @property
+    def busy(self) -> Collection[str]:
+        """Keys with a record in work."""
+        return self._queues.keys()
+
+    def accept(self, record: Record) -> None:
+        progress = self._commits.progress(record.position)
+        progress.started(record.offset)
+        if codec.type_of(record) not in self._types and "ce_type" in record.headers:
+            self._commits.finished(record.position, progress, record.offset)
+            return
+        queue = self._queues.get(record.key)
+        if queue is not None:
+            queue.append((record, progress))
+            return
+        self._queues[record.key] = deque(((record, progress),))
+        task = asyncio.create_task(self._work_off(record.key))
+        self._tasks[record.key] = task
+        task.add_done_callback(self._ended)
+
+    async def take_up(self, lane: Lane[S]) -> None:
+        """Go on with a lane as it was loaded: timers are set, waiting events leave, effects begin again."""
+        self._timers.set(lane.key, lane.timers)
+        await self._send(lane.key, [item for item in lane.outbox.values() if item.kind == "event"])
+        for item in lane.outbox.values():
+            if item.kind != "event":
+                self._effects.start(lane.key, item)
+
+    async def leave(self, partitions: Collection[int], seconds: float) -> None:
+        """Let the turns under way in these partitions end, and begin no other."""
+        leaving = []
+        for key, queue in self._queues.items():
+            if partition_of(key, flow.PARTITIONS) in partitions:
+                while len(queue) > 1:
+                    queue.pop()
+                leaving.append(self._tasks[key])
+        await _end(leaving, seconds)
+
+    async def drain(self, seconds: float) -> None:
+        for queue in self._queues.values():
+            while len(queue) > 1:
+                queue.pop()
+        await _end(list(self._tasks.values()), seconds)
+
+    # -- one key ------------------------------------------------------------------------------------------------
+
+    async def _work_off(self, key: str) -> None:
+        queue = self._queues[key]
+        try:
+            while queue:
+                record, progress = queue[0]
+                await self._handle(record)
+                queue.popleft()
+                self._commits.finished(record.position, progress, record.offset)
+                metrics.gap(self._name, self._commits.gap)
+        finally:
+            del self._queues[key], self._tasks[key]
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+    async def _handle(self, record: Record) -> None:
+        started = time.perf_counter()
+        try:
+            envelope = codec.decode(record)
+        except Undecodable as error:
+            await self._bury(record, str(error))
+            return
+        event = envelope.event
+        with logs.bound(
+            service=self._name,
+            event=envelope.id,
+            change=getattr(event, "change", None),
+            trace=trace.trace_id_in(envelope.traceparent),
+        ):
+            killpoint.passed(self._name, "received", type(event).__name__)
+            forward = self._service.forwards.get(type(event)) if record.topic != self._inbox else None
+            if forward is not None:
+                await self._forward(record, envelope, forward)
+            else:
+                await self._decide(record, envelope)
+        metrics.event(self._name, type(event).type, time.perf_counter() - started)
+
+    async def _forward(self, record: Record, envelope: Envelope, forward: Forward) -> None:
+        try:
+            copies = forwarded(self._name, envelope, record.topic, forward(envelope))
+            records = [codec.encode(copy, self._inbox) for copy in copies]
+            if records:
+                await outlast(self._name, lambda: self._bus.publish(records))
+        except Exception as error:
+            log.exception("an event cannot be forwarded", extra={"key": record.key})
+            await self._bury(record, f"{type(error).__name__} while forwarding {type(envelope.event).__name__}")
+
+    async def _decide(self, record: Record, envelope: Envelope) -> None:
+        lane = self._lanes.get(envelope.key)
+        if lane.parked is not None:
+            await self._bury(record, f"the key is parked: {lane.parked}")
+            return
+        name, change = type(envelope.event).__name__, getattr(envelope.event, "change", None)
+        with trace.span(f"{self._name} {name}", envelope.traceparent, change=change) as span:
+            at = Arrival(record.topic, record.offset + 1)
+            try:
+                turn = take(self._service, lane, envelope, at, self._now(), _leaves(span))
+                if turn is not None:
+                    await self._lanes.store(turn)
+            except Exception as error:
+                await self._park(record, error)
+                return
+            if turn is not None:
+                await self._set_going(turn)
+
+    async def _set_going(self, turn: Turn[S]) -> None:
+        key = turn.lane.key
+        killpoint.passed(self._name, "stored")
+        self._timers.set(key, turn.lane.timers)
+        await self._send(key, [item for item in turn.leaving if item.kind == "event"])
+        for item in turn.leaving:
+            if item.kind != "event":
+                self._effects.start(key, item)
+
+    async def _send(self, key: str, items: Sequence[OutboxItem]) -> None:
+        if not items:
+            return
+        records = [item.record() for item in items]
+        await outlast(self._name, lambda: self._bus.publish(records))
+        for item in items:
+            killpoint.passed(self._name, "published", item.headers.get("ce_type", ""))
+            self._lanes.done(key, item.id)
+
+    # -- failures -----------------------------------------------------------------------------------------------
+
+    async def _park(self, record: Record, error: Exception) -> None:
+        """The same event would fail again: `decide` is pure, and what is too large stays so."""
+        log.error("a key is parked: its decision failed", extra={"key": record.key}, exc_info=error)
+        said = str(error) if isinstance(error, Permanent) else type(error).__name__
+        reason = f"{said} while deciding on {codec.type_of(record)}"
+        await self._lanes.park(record.key, reason)
+        await self._bury(record, reason)
+
+    async def _bury(self, record: Record, reason: str) -> None:
+        """Raw bytes and reason to the dead letters, before the offset may advance."""
+        origin = f"{record.topic}/{record.partition}/{record.offset}"
+        headers = {"tl_reason": reason.encode()[:4000], "tl_origin": origin.encode()}
+        dead = flow.dead_of(self._name)
+        try:
+            whole = NewRecord(dead, record.key, record.value, {**record.headers, **headers})
+            await outlast(self._name, lambda: self._bus.publish([whole]))
+        except Permanent:  # with these headers it is over the limit; what it was stays readable at its origin
+            bare = NewRecord(dead, record.key, None, headers)
+            await outlast(self._name, lambda: self._bus.publish([bare]))
+        metrics.dead_letter(self._name)
+        log.error("dead letter", extra={"service": self._name, "origin": origin, "reason": reason})
+
+
+def _leaves(span: str) -> Callable[[Event | Effect], str | None]:
+    def context(leaving: Event | Effect) -> str | None:
+        change = getattr(leaving, "change", None)
+        return trace.publish(type(leaving).__name__, span, change=change)
+
+    return context
+
+
+async def _end(tasks: list[asyncio.Task[None]], seconds: float) -> None:
+    if not tasks:
+        return
+    await asyncio.wait(tasks, timeout=seconds)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,64 @@
+"""What effects call upon: so many at once, and none while its circuit breaker is open.
+
+Rule: whoever waits for a resource holds nothing but a place of that same resource.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
+
+from towline.delivery.retry import Breaker
+
+DEFAULT_POOL = 4
+_SHORTEST_WAIT = 0.05
+
+
+class Resource:
+    def __init__(self, size: int) -> None:
+        self._slots = asyncio.Semaphore(size)
+        self._breaker = Breaker()
+        self._mended = asyncio.Event()
+
+    @asynccontextmanager
+    async def admitted(self) -> AsyncIterator[None]:
+        """A place in the pool, once the breaker lets a call through."""
+        async with self._slots:
+            while not self._breaker.may_call(now := asyncio.get_running_loop().time()):
+                self._mended.clear()
+                wait = max(_SHORTEST_WAIT, self._breaker.open_until - now)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._mended.wait(), timeout=wait)
+            yield
+
+    @contextmanager
+    def called(self) -> Iterator[None]:
+        """Around one call, which says `answered` or `failed`; a cancelled one says neither and leaves no probe."""
+        self._breaker = self._breaker.called()
+        try:
+            yield
+        finally:
+            self._breaker = replace(self._breaker, probing=False)
+
+    def answered(self) -> None:
+        self._breaker = self._breaker.succeeded()
+        self._mended.set()
+
+    def failed(self) -> None:
+        self._breaker = self._breaker.failed(asyncio.get_running_loop().time())
+
+
+class Resources:
+    """Made when first named; the pool's size is given by exact name, or by the word before the first space."""
+
+    def __init__(self, pools: Mapping[str, int]) -> None:
+        self._pools = pools
+        self._made: dict[str, Resource] = {}
+
+    def named(self, name: str) -> Resource:
+        if name not in self._made:
+            size = self._pools.get(name, self._pools.get(name.partition(" ")[0], DEFAULT_POOL))
+            self._made[name] = Resource(size)
+        return self._made[name]
