@@ -1,7 +1,9 @@
 """Owns the order in which everything is checked, and the closing line `N passed, N failed`.
 
-The rule that must hold: nothing passes silently. Every group runs even when one before it failed; a group without
-tests, a skipped test and a run that died before it reported are failures, and the exit code says so.
+The rules that must hold: nothing passes silently. Every group runs even when one before it failed; a group without
+tests, a skipped test, a part that could not be installed and a run that died before it reported are failures, and the
+exit code says so. What the tests need is installed here, what takes long (Kubernetes, from source) beside the groups
+that do without it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,19 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 NO_TESTS_COLLECTED = 5
 FAST = "not lab and not kafka"
+# Debian's packages alone: bubblewrap is what even the fast tests of containment run in.
+PACKAGES = """
+from rich.console import Console
+from towline_cli import lab
+lab.ensure({lab.Part.REGISTRY}, lab.PlainProgress(Console(soft_wrap=True)))
+"""
+EVERY_PART = """
+import os
+from rich.console import Console
+from towline_cli import lab
+os.nice(10)  # the tests that run beside it go first
+lab.ensure(progress=lab.PlainProgress(Console(soft_wrap=True)))
+"""
 
 CHECKS: tuple[tuple[str, ...], ...] = (
     ("ruff", "check", "."),
@@ -29,25 +44,27 @@ CHECKS: tuple[tuple[str, ...], ...] = (
     ("uv", "lock", "--check"),
     ("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml"),
     ("python", "-m", "towline.docs", "--check"),
+    ("python", "-m", "towline_cli.docs", "--check"),
 )
 
 
 @dataclass(frozen=True)
 class Group:
-    """One pytest call: `paths` are globs from the root of the repository."""
+    """One pytest call: `paths` are globs from the root of the repository; `fast` ones have tests without a server,
+    `parts` says that some of its tests use real parts."""
 
     name: str
     paths: tuple[str, ...]
     fast: bool = False
-    optional: bool = False
+    parts: bool = True
 
 
 GROUPS = (
-    Group("unit", ("shared/tests", "services/*/tests", "tests/unit"), fast=True),
-    Group("contract", ("tests/contract",), fast=True, optional=True),
-    Group("flow", ("tests/flow",), optional=True),
-    Group("lab", ("tests/lab",), optional=True),
-    Group("chaos", ("tests/chaos",), optional=True),
+    Group("unit", ("shared/tests", "services/*/tests"), fast=True, parts=False),
+    Group("contract", ("tests/contract",), fast=True),
+    Group("flow", ("tests/flow",)),
+    Group("lab", ("tests/lab",)),
+    Group("chaos", ("tests/chaos",)),
 )
 
 
@@ -133,7 +150,7 @@ def run_group(group: Group, *, name: str, marks: str) -> Outcome:
     print(f"== {group.name}", flush=True)
     if not folders:
         print(f"{group.name}: no tests in {', '.join(group.paths)}", flush=True)
-        return Outcome(group.name, 0, 0 if group.optional or name else 1, 0.0)
+        return Outcome(group.name, 0, 0 if name else 1, 0.0)
     with tempfile.TemporaryDirectory(prefix="towline-report-") as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *folders]
@@ -144,6 +161,50 @@ def run_group(group: Group, *, name: str, marks: str) -> Outcome:
     seconds = time.monotonic() - started
     print(f"{group.name}: {seconds:.1f} s", flush=True)
     return Outcome(group.name, passed, failed, seconds)
+
+
+class Installing:
+    """Parts being installed by a process of its own; what it says is shown when it is waited for."""
+
+    def __init__(self, program: str) -> None:
+        self._started = time.monotonic()
+        self._said = tempfile.TemporaryFile("w+", encoding="utf-8")
+        self._process = subprocess.Popen([sys.executable, "-c", program], stdout=self._said, stderr=subprocess.STDOUT)
+
+    def wait(self) -> Outcome:
+        """One passed when everything is there; one failed, and the part named, when not."""
+        if self._process.poll() is None:
+            print("== parts: waiting until they are installed", flush=True)
+        code = self._process.wait()
+        with self._said:
+            self._said.seek(0)
+            # The last line of a traceback is the sentence that names the part.
+            lines = [line for line in self._said.read().splitlines() if line.strip()]
+        for line in lines if code == 0 else lines[-1:]:
+            print(f"parts: {line}", flush=True)
+        return Outcome("parts", int(code == 0), int(code != 0), time.monotonic() - self._started)
+
+    def stop(self) -> None:
+        """Ends it when nobody waits for it any more."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
+
+
+def run_groups(groups: list[Group], *, name: str, marks: str) -> list[Outcome]:
+    """Installs, and runs the groups in their order."""
+    outcomes = [Installing(PACKAGES).wait()]
+    everything = None if marks == FAST else Installing(EVERY_PART)
+    try:
+        for group in groups:
+            if everything is not None and (group.parts or name):
+                outcomes.append(everything.wait())
+                everything = None
+            outcomes.append(run_group(group, name=name, marks=marks))
+    finally:
+        if everything is not None:
+            everything.stop()
+    return outcomes
 
 
 def main(arguments: list[str]) -> int:
