@@ -35,7 +35,13 @@ help: ## print this
 	  printf '  make %-13s %s\n' "$$name" "$$text"
 	done
 	echo
+	echo "  BUS=kafka          the demo on a real Kafka"
+	echo "  LAB=<name>         the demo under another name, beside the first; down: only that one"
+	echo "  KEEP=1             the demo is left running"
+	echo "  T=<name>           only tests that match it"
 	echo "  CACHE=<folder>     keeps all downloads and builds there (now $(CACHE))"
+	echo
+	echo "  Needs Debian 12 and root; elsewhere: docker compose up --build"
 
 # `$(call preflight,PURPOSE)`: says what this machine lacks, before anything is installed.
 define preflight
@@ -55,17 +61,17 @@ setup: ## install the Python workspace (uv and .venv)
 	"$(UV)" sync $(if $(wildcard $(PY)),--quiet) --all-packages --frozen
 
 .PHONY: demo
-demo: ## the main job on real parts; BUS=sqlite|kafka, KEEP=1 leaves it running, LAB=name
+demo: ## the main job on real parts: a push becomes a running change, bad ones are refused
 	$(call preflight,$(if $(filter kafka,$(BUS)),demo-kafka,demo))
 	$(MAKE) setup
 	exec "$(VENV)/bin/towline" demo --bus "$(BUS)" --name "$(LAB)" $(if $(KEEP),--keep)
 
 .PHONY: down
 down: setup ## stop and remove what demo and test left running, and list it
-	@exec "$(VENV)/bin/towline" down
+	@exec "$(VENV)/bin/towline" down $(if $(filter command environment,$(firstword $(origin LAB))),--name "$(LAB)")
 
 .PHONY: test
-test: ## make check and every test, on real parts; T=name runs only tests matching it
+test: ## make check and every test, on real parts
 	$(call preflight,test)
 	$(MAKE) setup
 	exec "$(PY)" tests/run.py all $(if $(T),-k "$(T)")

@@ -172,7 +172,7 @@ class Installing:
         self._process = subprocess.Popen([sys.executable, "-c", program], stdout=self._said, stderr=subprocess.STDOUT)
 
     def wait(self) -> Outcome:
-        """One passed when everything is there; one failed, and the part named, when not."""
+        """One failed, and the part named, when not everything is there."""
         if self._process.poll() is None:
             print("== parts: waiting until they are installed", flush=True)
         code = self._process.wait()
@@ -182,7 +182,7 @@ class Installing:
             lines = [line for line in self._said.read().splitlines() if line.strip()]
         for line in lines if code == 0 else lines[-1:]:
             print(f"parts: {line}", flush=True)
-        return Outcome("parts", int(code == 0), int(code != 0), time.monotonic() - self._started)
+        return Outcome("parts", 0, int(code != 0), time.monotonic() - self._started)
 
     def stop(self) -> None:
         """Ends it when nobody waits for it any more."""
@@ -191,13 +191,14 @@ class Installing:
             self._process.wait()
 
 
-def run_groups(groups: list[Group], *, name: str, marks: str) -> list[Outcome]:
-    """Installs, and runs the groups in their order."""
+def run_everything(groups: list[Group], *, checks: bool, name: str, marks: str) -> list[Outcome]:
+    """Installs what `groups` need, and runs them in their order; the checks first, when they are wanted."""
     outcomes = [Installing(PACKAGES).wait()]
-    everything = None if marks == FAST else Installing(EVERY_PART)
+    everything = Installing(EVERY_PART) if any(group.parts for group in groups) and marks != FAST else None
     try:
+        outcomes += [run_checks()] if checks else []
         for group in groups:
-            if everything is not None and (group.parts or name):
+            if everything is not None and group.parts:
                 outcomes.append(everything.wait())
                 everything = None
             outcomes.append(run_group(group, name=name, marks=marks))
@@ -215,10 +216,13 @@ def main(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.what == "nightly":
         os.environ["TOWLINE_PROFILE"] = "nightly"
-    outcomes = [] if chosen.name or chosen.what == "fast" else [run_checks()]
-    groups = [] if chosen.what == "check" else [each for each in GROUPS if each.fast or chosen.what != "fast"]
-    marks = FAST if chosen.what == "fast" else ""
-    outcomes += [run_group(each, name=chosen.name, marks=marks) for each in groups]
+    if chosen.what == "check":
+        outcomes = [run_checks()]
+    else:
+        fast = chosen.what == "fast"
+        groups = [each for each in GROUPS if each.fast or not fast]
+        checks = not (chosen.name or fast)
+        outcomes = run_everything(groups, checks=checks, name=chosen.name, marks=FAST if fast else "")
     print(f"\n{'group':<10} {'passed':>7} {'failed':>7} {'seconds':>8}")
     for each in outcomes:
         print(f"{each.name:<10} {each.passed:>7} {each.failed:>7} {each.seconds:>8.1f}")

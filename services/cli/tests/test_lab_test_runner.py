@@ -56,3 +56,23 @@ def test_a_group_whose_folder_holds_no_test_fails(run: ModuleType, capsys: pytes
 
     assert (outcome.passed, outcome.failed) == (0, 1)
     assert "no tests in" in capsys.readouterr().out
+
+
+def test_a_part_that_cannot_be_installed_fails_the_run_and_is_named(
+    run: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = "from towline_cli.lab import LabError; raise LabError('kafka', 'no mirror answers.')"
+
+    outcome = run.Installing(program).wait()
+
+    assert (outcome.passed, outcome.failed) == (0, 1)
+    assert "kafka: no mirror answers." in capsys.readouterr().out
+
+
+def test_what_an_installation_says_is_shown_when_it_is_waited_for(
+    run: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = run.Installing("print('Kafka: done in 7.0 s')").wait()
+
+    assert (outcome.passed, outcome.failed) == (0, 0)
+    assert "parts: Kafka: done in 7.0 s" in capsys.readouterr().out

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from types import TracebackType
 
 from towline.errors import TowlineError
+from towline_cli.lab.processes import last_lines
 from towline_cli.local import LocalInstance
 
 
@@ -49,12 +50,14 @@ class Background:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                raise DidNotStart(f"towline up ended with {self._process.returncode}; its log is {self.instance.log}")
+                code, said = self._process.returncode, last_lines(self.instance.log)
+                raise DidNotStart(f"towline up ended with {code}: {said}; its log is {self.instance.log}")
             if self.instance.ready.exists() and (address := self.instance.ready.read_text().strip()):
                 return address
             time.sleep(0.01)
         self.stop()
-        raise DidNotStart(f"towline up was not ready after {timeout:.0f} s; its log is {self.instance.log}")
+        said = last_lines(self.instance.log)
+        raise DidNotStart(f"towline up was not ready after {timeout:.0f} s: {said}; its log is {self.instance.log}")
 
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None

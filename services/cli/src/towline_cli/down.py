@@ -39,4 +39,4 @@ def _end(name: str, kept: list[LocalInstance], *, is_named: bool) -> list[str]:
         done = instance.stop()
     else:
         done = instance.remove()
-    return done + lab.down([name])
+    return done + lab.Instance(name).remove()

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
 
 
@@ -29,7 +28,7 @@ class Screen:
         self.console.print(Text(text, style="bold"), soft_wrap=True)
 
     def line(self, text: str, style: str = "") -> None:
-        self.console.print(Padding(Text(text, style=style), (0, 0, 0, 4)), soft_wrap=True)
+        self.console.print(Text(f"    {text}".rstrip(), style=style), soft_wrap=True)
 
     def failed(self, text: str) -> None:
         self.console.print(Text("  ✗ ", style="red") + Text(text, style="bold"), soft_wrap=True)
