@@ -95,6 +95,18 @@ def test_scratch_folders_are_writable_and_its_own() -> None:
     assert not Path("/dev/shm/towline-probe").exists()
 
 
+def test_a_named_scratch_folder_is_writable_up_to_its_size_and_gone_afterwards() -> None:
+    code = "import sys\nopen('/workspace/x', 'wb').write(bytes(int(sys.argv[1])))\nprint('written')"
+
+    def write(count: int) -> str:
+        argv = jail([PYTHON, "-S", "-c", code, str(count)], uid=UID, scratch=("/workspace",), scratch_bytes=1 << 20)
+        return subprocess.run(argv, check=False, env={}, capture_output=True, text=True, timeout=20).stdout
+
+    assert write(1000) == "written\n"
+    assert write(2 << 20) == ""
+    assert not Path("/workspace").exists()
+
+
 def test_public_parts_of_etc_are_readable() -> None:
     assert jailed("import os; print('alternatives' in os.listdir('/etc'))") == "True\n"
 

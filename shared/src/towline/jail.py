@@ -59,10 +59,14 @@ def jail(
     env: Mapping[str, str] | None = None,
     uid: int = JAIL_UID,
     network: bool = False,
+    scratch: Sequence[str] = (),
+    scratch_bytes: int | None = None,
 ) -> list[str]:
     """The command that runs `argv` contained. Raises NoJail when bubblewrap or setpriv is missing.
 
-    Paths under a writable mount must already belong to `uid` when the caller is root.
+    Paths under a writable mount must already belong to `uid` when the caller is root. `scratch` names folders in
+    memory that are writable inside and gone with the jail, besides /tmp and /dev/shm; each may hold `scratch_bytes`,
+    by default what the group's memory allows.
     """
     as_root = os.geteuid() == 0
     bwrap = [_part("bwrap"), *(_AS_ROOT if as_root else ("--unshare-all", "--uid", str(uid), "--gid", str(uid)))]
@@ -73,8 +77,9 @@ def jail(
         bwrap.append("--share-net")
     bwrap += _system_mounts()
     bwrap += ["--proc", "/proc", "--dev", "/dev"]
-    for scratch in ("/tmp", "/dev/shm"):  # noqa: S108 - the jail's own
-        bwrap += ["--perms", "1777", "--tmpfs", scratch]
+    size = () if scratch_bytes is None else ("--size", str(scratch_bytes))
+    for folder in ("/tmp", "/dev/shm", *scratch):  # noqa: S108 - the jail's own
+        bwrap += ["--perms", "1777", *size, "--tmpfs", folder]
     made = {"/", "/etc", "/tmp"}  # noqa: S108 - the jail's own
     for parent in sorted({str(up) for mount in mounts for up in Path(mount.target).parents} - made):
         bwrap += ["--perms", "0755", "--dir", parent]  # bwrap's own would be closed to the jailed uid

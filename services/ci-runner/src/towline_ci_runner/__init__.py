@@ -1,0 +1,1 @@
+"""Stage 2: validates and tests a candidate in a sandbox, and says one verdict."""

@@ -1,0 +1,150 @@
+"""One checking process, seen from outside: started, asked, ended.
+
+In a jail without credentials and network for the service; for a person's own work tree (`towline validate`) a child
+with an empty environment does, which needs neither root nor bubblewrap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from towline import jail
+from towline.cgroup import Group, Limits
+from towline_ci_runner.checks import schema_files
+from towline_ci_runner.frames import framed
+
+MODULE = "towline_ci_runner.checks.worker"
+MODULES = {
+    "configuration": ("yaml", "jsonschema_rs", "towline", "towline_ci_runner"),
+    "lint": ("yaml", "yamllint", "pathspec", "towline", "towline_ci_runner"),
+}
+START_SECONDS = 30.0
+GRACE_SECONDS = 5.0
+"""Beyond a check's own limit, after which the process itself is held to be broken."""
+MOST_USES = 500
+KUSTOMIZE_INSIDE = "/parts/kustomize"
+SCHEMAS_INSIDE = "/parts/schemas"
+
+
+class WorkerBroken(Exception):
+    """The process died or does not answer; a new one may do better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    kubernetes: str
+    kustomize: Path | None
+
+
+@dataclass
+class Worker:
+    process: asyncio.subprocess.Process
+    group: Group
+    uses: int = 0
+
+    @classmethod
+    async def start(cls, argv: Sequence[str], group: Group, env: Mapping[str, str]) -> Worker:
+        """Raises WorkerBroken."""
+        process = await asyncio.create_subprocess_exec(
+            *group.enter(argv),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=dict(env),
+            cwd="/",
+        )
+        worker = cls(process, group)
+        try:
+            await worker._answer(START_SECONDS)
+        except BaseException:
+            await worker.end()
+            raise
+        return worker
+
+    @property
+    def usable(self) -> bool:
+        return self.process.returncode is None and self.uses < MOST_USES
+
+    async def ask(self, request: Mapping[str, Any], archive: bytes) -> dict[str, Any]:
+        """Raises WorkerBroken; then, and when it is cancelled, the process is of no more use."""
+        self.uses += 1
+        stdin = self.process.stdin
+        assert stdin is not None
+        sending = asyncio.create_task(_send(stdin, framed(json.dumps(request).encode()) + framed(archive)))
+        try:
+            answer = await self._answer(float(request["seconds"]) + GRACE_SECONDS)
+            return dict(json.loads(answer))
+        except BaseException:
+            self.uses = MOST_USES
+            raise
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+
+    async def end(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        await asyncio.shield(asyncio.to_thread(self.group.remove))
+        await self.process.wait()
+
+    async def _answer(self, seconds: float) -> bytes:
+        stdout = self.process.stdout
+        assert stdout is not None
+        try:
+            async with asyncio.timeout(seconds):
+                head = await stdout.readexactly(4)
+                return await stdout.readexactly(int.from_bytes(head, "big"))
+        except TimeoutError:
+            raise WorkerBroken(f"a checking process did not answer within {seconds:g} s") from None
+        except asyncio.IncompleteReadError:
+            raise WorkerBroken(f"a checking process died: {await self._last_words()}") from None
+
+    async def _last_words(self) -> str:
+        assert self.process.stderr is not None
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2.0):
+                said = await self.process.stderr.read(8192)
+            return said.decode("utf-8", "replace").strip()[-500:] or "it said nothing"
+        return "it said nothing"
+
+
+async def _send(stdin: asyncio.StreamWriter, data: bytes) -> None:
+    with contextlib.suppress(ConnectionError):  # that it died is told by its other pipe
+        stdin.write(data)
+        await stdin.drain()
+
+
+def jailed(check: str, parts: Parts, group: Group, uid: int) -> list[str]:
+    """The command of a worker without credentials. Raises NoJail."""
+    prefix, mounts = jail.python(*MODULES[check])
+    options: dict[str, Any] = {"jailed": True, "warm": True}
+    if check == "configuration":
+        mounts.append(jail.Mount(schema_files.folder(parts.kubernetes), SCHEMAS_INSIDE))
+        options["schemas"] = SCHEMAS_INSIDE
+        if parts.kustomize is not None:
+            mounts.append(jail.Mount(parts.kustomize.resolve(), KUSTOMIZE_INSIDE))
+            options["kustomize"] = KUSTOMIZE_INSIDE
+    argv = [*prefix, "-S", "-m", MODULE, check, json.dumps(options)]
+    return jail.jail(group.inside(argv), mounts=mounts, uid=uid, env={"PYTHONPATH": "/modules"})
+
+
+def plain(check: str, parts: Parts) -> list[str]:
+    """The same on this machine as it is."""
+    import sys
+
+    options = {"schemas": str(schema_files.folder(parts.kubernetes))}
+    if parts.kustomize is not None:
+        options["kustomize"] = str(parts.kustomize)
+    return [sys.executable, "-P", "-m", MODULE, check, json.dumps(options)]
+
+
+def no_group() -> Group:
+    return Group(Limits())

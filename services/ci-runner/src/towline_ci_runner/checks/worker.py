@@ -1,0 +1,175 @@
+"""The jailed process that checks: `python -m towline_ci_runner.checks.worker <check> <options>`.
+
+It is started before it is needed, imports once, and forks for every request, so that hostile bytes only ever meet a
+copy of it. What must hold, request by request:
+
+- The fork has neither the request pipe nor the answer pipe; the process that holds them cannot be traced.
+- Time, memory, files and output are limited; afterwards its processes are killed and its scratch folder is emptied.
+
+A request is a JSON frame and a snapshot frame, an answer one JSON frame: a `Found`, or `{"died": why}`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import posixpath
+import resource
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from towline import snapshot
+from towline_ci_runner import frames
+from towline_ci_runner.checks.found import Found
+
+Check = Callable[[Mapping[str, bytes], list[str], Path], Found]
+_PR_SET_DUMPABLE = 4
+_OUTPUT_BYTES = 1 << 20
+_FILE_BYTES = 64 << 20
+
+
+def main(name: str, options: Mapping[str, Any]) -> None:
+    """Serve until the request pipe is closed."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "cannot protect the worker from its own forks")
+    check = _load(name, options)
+    gc.freeze()  # what was imported is shared by all forks and written by none
+    frames.write(1, frames.framed(b"ready"))
+    while (request := frames.read_frame(0)) is not None:
+        archive = frames.read_frame(0)
+        if archive is None:
+            return
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+            answer = _contained(check, json.loads(request), archive, Path(scratch))
+        _clean_up(jailed=bool(options.get("jailed")))
+        frames.write(1, frames.framed(answer))
+
+
+def _load(name: str, options: Mapping[str, Any]) -> Check:
+    if name == "lint":
+        from towline_ci_runner.checks import lint
+
+        return lambda files, manifests, _: lint.check(files, manifests)
+    from towline_ci_runner.checks.configuration import Configuration
+    from towline_ci_runner.checks.schema import Schemas
+
+    schemas = Schemas(Path(options["schemas"]))
+    if options.get("warm"):
+        schemas.warm()
+    kustomize = options.get("kustomize")
+    return lambda files, manifests, scratch: Configuration(schemas, kustomize, scratch).check(files, manifests)
+
+
+def _contained(check: Check, request: Mapping[str, Any], archive: bytes, scratch: Path) -> bytes:
+    """One check in a fork; whatever it does, an answer comes back."""
+    source, sink = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(source)
+        _in_the_fork(check, request, archive, scratch, sink)
+    os.close(sink)
+    try:
+        return _collect(source, request["seconds"])
+    finally:
+        os.close(source)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def _in_the_fork(check: Check, request: Mapping[str, Any], archive: bytes, scratch: Path, sink: int) -> None:
+    """Never returns."""
+    try:
+        os.setpgid(0, 0)
+        null = os.open("/dev/null", os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        _limit(request)
+        os.write(sink, b" ")  # JSON knows blanks: whoever reads nothing at all knows that the limits were too low
+        _answer(sink, json.dumps(asdict(_checked(check, request, archive, scratch))).encode())
+    except snapshot.BadSnapshot as error:
+        _answer(sink, json.dumps(asdict(Found(problems=[{"message": str(error)[:600]}]))).encode())
+    except (MemoryError, RecursionError):
+        _answer(sink, _died("the check needed more memory than it may have"))
+    finally:
+        os._exit(0)
+
+
+def _checked(check: Check, request: Mapping[str, Any], archive: bytes, scratch: Path) -> Found:
+    entries = snapshot.read(archive)
+    found = snapshot.tree_id(entries)
+    if found != request["tree"]:
+        raise snapshot.BadSnapshot(f"the snapshot is of tree {found}, expected {request['tree']}")
+    return check(files_of(entries), request["manifests"], scratch)
+
+
+def files_of(entries: list[snapshot.Entry]) -> dict[str, bytes]:
+    """Contents by path; a symlink stands for the file of the tree that it points to."""
+    files = {entry.path: entry.content for entry in entries if entry.mode != snapshot.SYMLINK}
+    for entry in entries:
+        if entry.mode == snapshot.SYMLINK:
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(entry.path), entry.content.decode()))
+            if target in files:
+                files.setdefault(entry.path, files[target])
+    return files
+
+
+def _answer(sink: int, answer: bytes) -> None:
+    with contextlib.suppress(OSError):
+        frames.write(sink, answer)
+
+
+def _limit(request: Mapping[str, Any]) -> None:
+    memory, seconds = int(request["memory_bytes"]), int(request["seconds"]) + 1
+    # Not the address space: Kustomize, as every Go program, reserves far more of it than it uses.
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_BYTES, _FILE_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _collect(source: int, seconds: float) -> bytes:
+    deadline, taken = time.monotonic() + seconds, bytearray()
+    while True:
+        ready, _, _ = select.select([source], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            return _died(f"the check took longer than {seconds:g} s and was ended")
+        chunk = os.read(source, 1 << 16)
+        if not chunk:
+            break
+        taken += chunk
+        if len(taken) > _OUTPUT_BYTES:
+            return _died("the check said more than it may and was ended")
+    return (
+        bytes(taken) if taken.strip() else _died("the check died: it crashed, or needed more memory than it may have")
+    )
+
+
+def _died(why: str) -> bytes:
+    return json.dumps({"died": why}).encode()
+
+
+def _clean_up(*, jailed: bool) -> None:
+    """In a jail, where process 1 is bubblewrap, nothing but this process survives a request."""
+    if jailed and Path("/proc/1/comm").read_text() == "bwrap\n" and os.getpid() != 1:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)
+    for left in Path(tempfile.gettempdir()).iterdir() if jailed else ():
+        shutil.rmtree(left, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], json.loads(sys.argv[2]))

@@ -1,0 +1,236 @@
+"""One sandbox, for one job, once: a jail with its own uid and its own cgroups, started ahead of its job.
+
+What must hold, whatever the job does: it is seen to its end or ended, by its timeout, by too much output or because
+nobody wants it any more; afterwards none of its processes is left, and neither is a file, because it only ever wrote
+to memory that counts as its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from time import monotonic
+
+from towline import jail
+from towline.cgroup import Group
+from towline_ci_runner.frames import framed
+from towline_ci_runner.sandbox.launch import HOME, WORKSPACE
+from towline_ci_runner.sandbox.output import Output
+
+START_SECONDS = 20.0
+"""In which a sandbox is ready, or it is broken."""
+UNPACK_SECONDS = 60.0
+MODULES = ("towline", "towline_ci_runner")
+LAUNCH = "towline_ci_runner.sandbox.launch"
+
+
+class SandboxBroken(Exception):
+    """The sandbox itself failed, not the job in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a sandbox is to run."""
+
+    script: str
+    tree: str
+    archive: bytes
+    env: Mapping[str, str]
+    timeout: float
+    """Seconds of wall time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    log_bytes: int
+    output_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a job ended."""
+
+    log: bytes = b""
+    exit_code: int | None = None
+    started: datetime | None = None
+    seconds: float = 0.0
+    refused: str | None = None
+    """Why its tree was not unpacked; then nothing ran."""
+    ended: str | None = None
+    """Why it was ended before it ended itself: `timeout`, `output` or `cancelled`."""
+    exceeded: str | None = None
+    """The limit it ran into, in words."""
+
+
+@dataclass
+class Sandbox:
+    group: Group
+    uid: int
+    bounds: Bounds
+    _process: asyncio.subprocess.Process
+    _says: asyncio.StreamReader
+    _transport: asyncio.BaseTransport
+    _removed: bool = field(default=False)
+
+    @classmethod
+    async def start(cls, group: Group, uid: int, bounds: Bounds) -> Sandbox:
+        """A sandbox that waits for its order. Raises NoJail or SandboxBroken; the group is removed then."""
+        ours, theirs = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *group.enter(_command(group, uid, theirs)),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                pass_fds=(theirs,),
+                env={},
+                cwd="/",
+            )
+        except BaseException:
+            os.close(ours)
+            await asyncio.to_thread(group.remove)
+            raise
+        finally:
+            os.close(theirs)
+        says = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(says), os.fdopen(ours, "rb", buffering=0)
+        )
+        sandbox = cls(group, uid, bounds, process, says, transport)
+        try:
+            await sandbox._begin()
+        except BaseException:
+            await sandbox.end()
+            raise
+        return sandbox
+
+    @property
+    def alive(self) -> bool:
+        return self._process.returncode is None
+
+    async def run(self, order: Order, cancelled: asyncio.Event) -> Done:
+        """Run the one job of this sandbox; the sandbox is gone afterwards. Raises SandboxBroken."""
+        try:
+            return await self._run(order, cancelled)
+        finally:
+            await self.end()
+
+    async def end(self) -> None:
+        """Kill whatever is left and give everything back; harmless when repeated."""
+        if self._removed:
+            return
+        self._removed = True
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await asyncio.shield(asyncio.to_thread(self.group.remove))
+        await self._process.wait()
+        self._transport.close()
+
+    async def _begin(self) -> None:
+        if await self._line(START_SECONDS) != "ready":
+            raise SandboxBroken(f"the sandbox did not start: {await self._last_words()}")
+
+    async def _run(self, order: Order, cancelled: asyncio.Event) -> Done:
+        header = json.dumps({"tree": order.tree, "script": order.script, "env": dict(order.env)}).encode()
+        sending = asyncio.create_task(self._send(framed(header) + framed(order.archive)))
+        try:
+            said = await self._line(UNPACK_SECONDS)
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+        if said.startswith("refused "):
+            return Done(refused=said.removeprefix("refused "))
+        if said != "started":
+            if exceeded := self.group.exceeded():
+                return Done(refused=f"it ran into {exceeded} while it was unpacked")
+            raise SandboxBroken(f"the sandbox ended before its job began: {await self._last_words()}")
+        return await self._watch(order, cancelled)
+
+    async def _watch(self, order: Order, cancelled: asyncio.Event) -> Done:
+        started, since = datetime.now(UTC), monotonic()
+        output = Output(self.bounds.log_bytes)
+        reading = asyncio.create_task(self._read(output))
+        nobody_waits = asyncio.create_task(cancelled.wait())
+        ended: str | None = None
+        try:
+            done, _ = await asyncio.wait(
+                (reading, nobody_waits), timeout=order.timeout, return_when=asyncio.FIRST_COMPLETED
+            )
+            seconds = monotonic() - since
+            if not done:
+                ended = "timeout"
+            elif nobody_waits in done:
+                ended = "cancelled"
+            elif not reading.result():
+                ended = "output"
+            else:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._process.wait(), max(0.1, order.timeout - seconds))
+                ended = None if self._process.returncode is not None else "timeout"
+        finally:
+            for task in (reading, nobody_waits):
+                task.cancel()
+            await asyncio.gather(reading, nobody_waits, return_exceptions=True)
+        exceeded = self.group.exceeded()
+        await self.end()
+        return Done(
+            log=output.kept(),
+            exit_code=None if ended else self._process.returncode,
+            started=started,
+            seconds=seconds,
+            ended=ended,
+            exceeded=exceeded,
+        )
+
+    async def _read(self, output: Output) -> bool:
+        """True at the end of the output, False when there is too much of it."""
+        assert self._process.stdout is not None
+        while chunk := await self._process.stdout.read(1 << 16):
+            output.add(chunk)
+            if output.total > self.bounds.output_bytes:
+                return False
+        return True
+
+    async def _send(self, data: bytes) -> None:
+        stdin = self._process.stdin
+        assert stdin is not None
+        with contextlib.suppress(ConnectionError):  # what happened to it is told on the other pipe
+            stdin.write(data)
+            await stdin.drain()
+            stdin.close()
+
+    async def _line(self, seconds: float) -> str:
+        """What the launcher says next; empty when it says no more or takes too long."""
+        try:
+            line = await asyncio.wait_for(self._says.readline(), seconds)
+        except (TimeoutError, ValueError):
+            return ""
+        return line.decode("utf-8", "replace").rstrip("\n")
+
+    async def _last_words(self) -> str:
+        """For a broken sandbox: what bubblewrap or the launcher wrote before it died."""
+        assert self._process.stdout is not None
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        with contextlib.suppress(TimeoutError):
+            said = await asyncio.wait_for(self._process.stdout.read(4096), 2.0)
+            return said.decode("utf-8", "replace").strip()[-500:] or "it said nothing"
+        return "it said nothing"
+
+
+def _command(group: Group, uid: int, says: int) -> list[str]:
+    prefix, mounts = jail.python(*MODULES)
+    return jail.jail(
+        group.inside([*prefix, "-S", "-m", LAUNCH, str(says)]),
+        mounts=mounts,
+        uid=uid,
+        env={"PYTHONPATH": "/modules"},
+        workdir=WORKSPACE,
+        scratch=(WORKSPACE, HOME),
+        scratch_bytes=group.limits.memory_bytes,
+    )
