@@ -168,18 +168,17 @@ class Installing:
 
     def __init__(self, program: str) -> None:
         self._started = time.monotonic()
-        self._said = tempfile.TemporaryFile("w+", encoding="utf-8")
-        self._process = subprocess.Popen([sys.executable, "-c", program], stdout=self._said, stderr=subprocess.STDOUT)
+        command = [sys.executable, "-c", program]
+        self._process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     def wait(self) -> Outcome:
         """One failed, and the part named, when not everything is there."""
         if self._process.poll() is None:
             print("== parts: waiting until they are installed", flush=True)
-        code = self._process.wait()
-        with self._said:
-            self._said.seek(0)
-            # The last line of a traceback is the sentence that names the part.
-            lines = [line for line in self._said.read().splitlines() if line.strip()]
+        said, _ = self._process.communicate()
+        code = self._process.returncode
+        # The last line of a traceback is the sentence that names the part.
+        lines = [line for line in said.splitlines() if line.strip()]
         for line in lines if code == 0 else lines[-1:]:
             print(f"parts: {line}", flush=True)
         return Outcome("parts", 0, int(code != 0), time.monotonic() - self._started)
@@ -188,7 +187,7 @@ class Installing:
         """Ends it when nobody waits for it any more."""
         if self._process.poll() is None:
             self._process.terminate()
-            self._process.wait()
+            self._process.communicate()
 
 
 def run_everything(groups: list[Group], *, checks: bool, name: str, marks: str) -> list[Outcome]:
