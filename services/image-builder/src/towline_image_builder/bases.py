@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import platform
 import shutil
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from typing import Any
 from towline.errors import BadInput, Permanent
 from towline.ids import is_digest
 from towline_image_builder import reference
+from towline_image_builder.architecture import ARCHITECTURE, PLATFORM
 from towline_image_builder.layout import (
     CONFIG_TYPE,
     LAYER_TYPE,
@@ -44,8 +44,6 @@ from towline_image_builder.registry.client import (
 )
 from towline_image_builder.settings import BaseSource
 
-ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-PLATFORM = f"linux/{ARCHITECTURE}"
 _AS_OCI = {
     "application/vnd.docker.container.image.v1+json": CONFIG_TYPE,
     "application/vnd.docker.image.rootfs.diff.tar.gzip": f"{LAYER_TYPE}+gzip",

@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from towline_image_builder.architecture import PLATFORM
+
 MAX_BYTES = 256 << 10
 MAX_INSTRUCTIONS = 2000
 MAX_BASES = 32
@@ -32,6 +34,8 @@ SYNTAXES = re.compile(r"(docker\.io/)?docker/dockerfile(:1(\.[0-9]+){0,2})?")
 _DIRECTIVE = re.compile(r"#\s*([A-Za-z]+)\s*=\s*(.*)")
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?:(:[-+])([^${}]*))?\})")
 _FLAG = re.compile(r"--([a-z-]+)(?:=(\S+))?$")
+_WORD = re.compile(r"[^\s\[\]\",']+")
+"""Of a list in either form, plain or JSON."""
 _REMOTE = re.compile(r"(?i)(https?://|git@|git://|ftp://)")
 _HERE_DOCUMENT = re.compile(r"<<-?[\"']?[A-Za-z_]\w*[\"']?(\s|$)")
 _HERE_DOCUMENT_KEYWORDS = frozenset({"RUN", "COPY", "ADD"})
@@ -191,7 +195,7 @@ def _from(each: Instruction, known: Mapping[str, str], stages: set[str]) -> Iter
             f"FROM {each.rest[:80]!r}; expected `FROM <image>` or `FROM <image> AS <name>`", each.line
         )
     for name, value in each.flags:
-        if name != "platform" or not (value == "linux/amd64" or re.fullmatch(r"\$\{?(BUILD|TARGET)PLATFORM\}?", value)):
+        if name != "platform" or not (value == PLATFORM or re.fullmatch(r"\$\{?(BUILD|TARGET)PLATFORM\}?", value)):
             raise DockerfileProblem(
                 f"FROM --{name}={value[:40]}: images are built for the platform of the builder alone; remove it",
                 each.line,
@@ -240,7 +244,9 @@ def _resolved(token: str, known: Mapping[str, str], line: int) -> str:
 
 
 def _refuse_remote(each: Instruction) -> None:
-    if each.keyword == "ADD" and any(_REMOTE.match(word) for word in each.rest.split()[:-1]):
+    keyword, _, rest = each.rest.partition(" ") if each.keyword == "ONBUILD" else (each.keyword, "", each.rest)
+    sources = _WORD.findall(rest)[:-1]
+    if keyword.upper() == "ADD" and any(_REMOTE.match(word) for word in sources):
         raise DockerfileProblem(
             "ADD from an address: a build has no network; commit the file to the repository and COPY it", each.line
         )

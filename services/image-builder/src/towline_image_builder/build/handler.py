@@ -26,7 +26,8 @@ from towline.events import Outcome, Problem
 from towline.ids import digest_of, is_digest
 from towline.store import ArtifactStore
 from towline_image_builder import layout
-from towline_image_builder.bases import PLATFORM, Bases, FetchedBase, ResolvedBase
+from towline_image_builder.architecture import PLATFORM
+from towline_image_builder.bases import Bases, FetchedBase, ResolvedBase
 from towline_image_builder.build import said
 from towline_image_builder.build.buildah import Buildah, Order
 from towline_image_builder.build.checkout import EPOCH, Answer, BaseUse
