@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
 from towline.errors import BadInput
+from towline_ci_runner.local import check_folder
+from towline_ci_runner.settings import CiRunnerSettings
+from towline_cli.lab.cache import Cache
 
 
 def validate(folder: Path) -> int:
     """Print every problem as `file:line: message`; 0 when there is none, else 1."""
     if not folder.is_dir():
         raise BadInput(f"{folder} is no folder; give the top of a work tree")
-    from towline_ci_runner.local import check_folder
-
-    problems = check_folder(folder)
+    problems = check_folder(folder, CiRunnerSettings(kustomize=_kustomize()))
     for problem in problems:
         sys.stdout.write(f"{problem}\n")
     said = (
@@ -24,3 +26,9 @@ def validate(folder: Path) -> int:
     )
     sys.stdout.write(said + "\n")
     return 1 if problems else 0
+
+
+def _kustomize() -> Path | None:
+    """The one that `make demo` built, where the PATH has none."""
+    built = Cache.default().bin / "kustomize"
+    return built if shutil.which("kustomize") is None and built.exists() else None
