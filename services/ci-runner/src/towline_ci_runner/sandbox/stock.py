@@ -33,6 +33,11 @@ class Stock:
         self._filling: asyncio.Task[None] | None = None
         self._closed = False
 
+    @property
+    def ready(self) -> int:
+        """Sandboxes that wait for a job."""
+        return sum(sandbox.alive for sandbox in self._ready)
+
     async def take(self) -> Sandbox:
         """One that waits for its order, started now if none is ready. Give it back by `gone` after its end."""
         while self._ready:
