@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order, every candidate ends once, and nothing is built or pushed that nobody waits for."""
+"""Whatever happens in whatever order, every candidate ends once; nothing is built or pushed that nobody waits for."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,7 +107,5 @@ words = st.sampled_from([*sorted(KEYWORDS), "--from=", "--mount=type=bind,from=x
 
 @given(st.lists(words | st.text(max_size=8), max_size=40).map(" ".join))
 def test_no_text_does_more_than_be_refused(text: str) -> None:
-    try:
+    with suppress(DockerfileProblem):
         assert isinstance(read(text, {"A": "x"}), Recipe)
-    except DockerfileProblem as refused:
-        assert refused.message
