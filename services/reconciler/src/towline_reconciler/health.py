@@ -56,7 +56,7 @@ def _judge(live: Json) -> Verdict:
         return _progressing("waits for its controller to observe the newest generation")
     group = str(live["apiVersion"]).rpartition("/")[0]
     rule = _RULES.get((group, str(live["kind"])))
-    return rule(live, live.get("spec") or {}, status) if rule else _by_convention(status)
+    return rule(live.get("spec") or {}, status) if rule else _by_convention(status)
 
 
 def _progressing(reason: str) -> Verdict:
@@ -89,7 +89,7 @@ def _by_convention(status: Json) -> Verdict:
     return HEALTHY
 
 
-def _deployment(live: Json, spec: Json, status: Json) -> Verdict:
+def _deployment(spec: Json, status: Json) -> Verdict:
     progress = _condition(status, "Progressing")
     if progress.get("reason") == "ProgressDeadlineExceeded":
         return _degraded(f"does not progress ({_said(progress)})")
@@ -109,7 +109,7 @@ def _deployment(live: Json, spec: Json, status: Json) -> Verdict:
     return HEALTHY
 
 
-def _stateful_set(live: Json, spec: Json, status: Json) -> Verdict:
+def _stateful_set(spec: Json, status: Json) -> Verdict:
     if "observedGeneration" not in status:
         return _progressing("was not looked at yet")
     wanted = int(1 if spec.get("replicas") is None else spec["replicas"])
@@ -128,7 +128,7 @@ def _stateful_set(live: Json, spec: Json, status: Json) -> Verdict:
     return HEALTHY
 
 
-def _daemon_set(live: Json, spec: Json, status: Json) -> Verdict:
+def _daemon_set(spec: Json, status: Json) -> Verdict:
     if "observedGeneration" not in status:
         return _progressing("was not looked at yet")
     wanted = int(status.get("desiredNumberScheduled") or 0)
@@ -142,7 +142,7 @@ def _daemon_set(live: Json, spec: Json, status: Json) -> Verdict:
     return HEALTHY
 
 
-def _job(live: Json, spec: Json, status: Json) -> Verdict:
+def _job(spec: Json, status: Json) -> Verdict:
     if (failed := _condition(status, "Failed")).get("status") == "True":
         return _degraded(f"has failed ({_said(failed)})")
     if _condition(status, "Complete").get("status") == "True" or spec.get("suspend"):
@@ -152,13 +152,13 @@ def _job(live: Json, spec: Json, status: Json) -> Verdict:
     return _progressing("runs")
 
 
-def _pod(live: Json, spec: Json, status: Json) -> Verdict:
+def _pod(_spec: Json, status: Json) -> Verdict:
     phase = status.get("phase")
     if phase == "Failed":
         return _degraded(f"has failed ({status.get('reason') or 'no reason given'})")
     if phase == "Succeeded" or _condition(status, "Ready").get("status") == "True":
         return HEALTHY
-    return _progressing(waiting_reason(live) or f"is {phase or 'not scheduled yet'}")
+    return _progressing(waiting_reason({"status": status}) or f"is {phase or 'not scheduled yet'}")
 
 
 def waiting_reason(pod: Json) -> str:
@@ -174,19 +174,19 @@ def waiting_reason(pod: Json) -> str:
     return ""
 
 
-def _service(live: Json, spec: Json, status: Json) -> Verdict:
+def _service(spec: Json, status: Json) -> Verdict:
     if spec.get("type") == "LoadBalancer" and not (status.get("loadBalancer") or {}).get("ingress"):
         return _progressing("waits for its load balancer")
     return HEALTHY
 
 
-def _volume_claim(live: Json, spec: Json, status: Json) -> Verdict:
+def _volume_claim(_spec: Json, status: Json) -> Verdict:
     if status.get("phase") == "Lost":
         return _degraded("has lost its volume")
     return HEALTHY if status.get("phase") == "Bound" else _progressing("is not bound yet")
 
 
-def _definition(live: Json, spec: Json, status: Json) -> Verdict:
+def _definition(_spec: Json, status: Json) -> Verdict:
     names = _condition(status, "NamesAccepted")
     if names.get("status") == "False":
         return _degraded(f"has names that are taken ({_said(names)})")
@@ -195,11 +195,11 @@ def _definition(live: Json, spec: Json, status: Json) -> Verdict:
     return _progressing("is not established yet")
 
 
-def _namespace(live: Json, spec: Json, status: Json) -> Verdict:
+def _namespace(_spec: Json, status: Json) -> Verdict:
     return HEALTHY if status.get("phase") in (None, "Active") else _progressing(f"is {status.get('phase')}")
 
 
-_RULES: Mapping[tuple[str, str], Callable[[Json, Json, Json], Verdict]] = {
+_RULES: Mapping[tuple[str, str], Callable[[Json, Json], Verdict]] = {
     ("apps", "Deployment"): _deployment,
     ("apps", "StatefulSet"): _stateful_set,
     ("apps", "DaemonSet"): _daemon_set,

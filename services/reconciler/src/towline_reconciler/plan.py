@@ -45,7 +45,7 @@ class Step:
 class Plan:
     waves: tuple[tuple[Step, ...], ...]
     """Definitions and namespaces, then the rest. A wave begins when the one before is established."""
-    unchanged: int
+    unchanged: tuple[Desired, ...]
     conflicts: tuple[Step, ...]
     delete: tuple[ObjectId, ...]
     kept: str | None
@@ -71,11 +71,12 @@ def plan_for(
 ) -> Plan:
     """`application` is `<namespace>/<name>`; `unreadable` are kinds whose live objects could not be listed."""
     waves: tuple[list[Step], list[Step]] = ([], [])
-    conflicts, unchanged = [], 0
+    conflicts: list[Step] = []
+    unchanged: list[Desired] = []
     for each in desired:
         step = _step(application, each, live.get(each.id))
         if step.action is Action.UNCHANGED:
-            unchanged += 1
+            unchanged.append(each)
         elif step.action is Action.CONFLICT:
             conflicts.append(step)
         else:
@@ -83,7 +84,9 @@ def plan_for(
     left = sorted(set(inventory) - {each.id for each in desired})
     kept = _why_nothing_is_deleted(left, desired, prune=prune, unreadable=unreadable)
     doomed = () if kept else tuple(each for each in left if _may_go(application, live.get(each)))
-    return Plan(tuple(tuple(wave) for wave in waves if wave), unchanged, tuple(conflicts), _in_order(doomed), kept)
+    return Plan(
+        tuple(tuple(wave) for wave in waves if wave), tuple(unchanged), tuple(conflicts), _in_order(doomed), kept
+    )
 
 
 def _step(application: str, desired: Desired, seen: Seen | None) -> Step:

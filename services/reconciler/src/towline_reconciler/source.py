@@ -146,6 +146,6 @@ class Mirror:
 
 def _object(commit: str, path: str) -> str:
     """Raises BadInput for a path that could be read as something else."""
-    if "\n" in path or snapshot.bad_path(path) and path != ".":
+    if "\n" in path or (snapshot.bad_path(path) and path != "."):
         raise BadInput(f"{path[:100]!r} is no path of a folder inside the repository")
     return f"{git.check_id(commit)}:{'' if path == '.' else path}"

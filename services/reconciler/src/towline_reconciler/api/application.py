@@ -114,6 +114,8 @@ class Finding(Wire):
 class LastSync(Wire):
     revision: str
     change: str | None = Field(None, description="From the commit's `Towline-Change` trailer.")
+    tree: str = Field("", description="Hash of the source folders of that revision.")
+    generation: int = Field(0, description="Of the spec that it followed.")
     outcome: str = Field(description="`success`, `failure` (the revision is at fault) or `error` (the surroundings).")
     started_at: str = Field(json_schema_extra={"format": "date-time"})
     seconds: float = 0.0
@@ -132,14 +134,13 @@ class LastPublished(Wire):
     """What the bus has acknowledged; what differs from the status is published when the bus is back."""
 
     sync: str | None = Field(None, description="`startedAt` of the sync whose end was published.")
-    health: str | None = Field(
-        None, description="`<revision> <status> <since>` of the health that was published."
-    )
+    health: str | None = Field(None, description="`<revision> <status> <since>` of the health that was published.")
 
 
 class ApplicationStatus(Wire):
     observed_generation: int = 0
     revision: str | None = Field(None, description="Commit id that the cluster was last made to follow.")
+    change: str | None = Field(None, description="The change that this commit landed.")
     tree: str | None = Field(None, description="Hash of the source folders; only a change of it causes a sync.")
     healthy_revision: str | None = Field(None, description="The newest revision that was healthy.")
     inventory: tuple[InventoryEntry, ...] = Field((), max_length=MOST_OBJECTS)

@@ -22,6 +22,8 @@ import aiohttp
 from towline.errors import DependencyDown, Permanent
 
 _PACKAGES = ("kubernetes_asyncio", "kubernetes_asyncio.client", "kubernetes_asyncio.client.models")
+_ALONE = (("exceptions", ""), ("rest", ""), ("configuration", "Configuration"), ("api_client", "ApiClient"))
+"""Submodules of the client that a login needs, each after those that it asks its package for; and what it gives."""
 
 
 class NoLogin(Permanent):
@@ -58,8 +60,10 @@ def _import_config() -> Any:
     """`kubernetes_asyncio.config`, with as little else as possible."""
     if _PACKAGES[0] not in sys.modules:
         _, client, _ = (_stand_in(name) for name in _PACKAGES)
-        for submodule, attribute in (("configuration", "Configuration"), ("api_client", "ApiClient")):
-            setattr(client, attribute, getattr(importlib.import_module(f"{client.__name__}.{submodule}"), attribute))
+        for submodule, attribute in _ALONE:
+            module = importlib.import_module(f"{client.__name__}.{submodule}")
+            if attribute:
+                setattr(client, attribute, getattr(module, attribute))
     return importlib.import_module("kubernetes_asyncio.config")
 
 

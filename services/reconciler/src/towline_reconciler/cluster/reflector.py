@@ -49,6 +49,8 @@ class Reflector:
         """uid → (namespace, name)."""
         self.synced = asyncio.Event()
         """Set while the last list succeeded."""
+        self.settled = asyncio.Event()
+        """Set once the first list has succeeded or failed."""
         self.heard = time.monotonic()
         """When the last event, bookmark or list came."""
         self.trouble: str | None = "has not listed yet"
@@ -69,6 +71,7 @@ class Reflector:
                 if self.trouble is None or failures == 0:
                     log.warning("a watch broke", extra={"path": self._path, "error": str(error)})
                 self.trouble, failures = str(error), failures + 1
+                self.settled.set()
                 if isinstance(error, Rejected):
                     version = ""
                     self.synced.clear()
@@ -96,6 +99,7 @@ class Reflector:
             self._follower.deleted({"apiVersion": api_version, "kind": kind, "metadata": meta})
         self.heard = time.monotonic()
         self.synced.set()
+        self.settled.set()
         self._follower.listed()
         return str(page["metadata"]["resourceVersion"])
 
