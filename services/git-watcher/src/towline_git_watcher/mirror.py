@@ -1,0 +1,187 @@
+"""A repository's bare mirror, and the only calls that leave this host: fetch, look, push. Holds the credentials.
+
+Nothing of the repository is interpreted here but refs and what `for-each-ref` says of their commits; whatever looks
+into trees is the jailed worker's. Errors are told by consequence: away or refused (DependencyDown), or a bug.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from towline.errors import DependencyDown
+from towline.git import Answer, Git, GitFailed, GitTooMuch, check_id, check_ref, is_ref
+from towline.ids import digest_of
+from towline_git_watcher import objects as git_objects
+from towline_git_watcher.change import FOR, target_of
+from towline_git_watcher.messages import OpenRef
+from towline_git_watcher.settings import RepositorySettings
+
+HEADS = "refs/towline/heads/"
+"""Where the mirror keeps the other side's refs/heads/."""
+_FORMAT = "%(objectname)%00%(refname)%00%(contents:subject)%00%(authorname)%00"
+TITLE_CHARS = 200
+AUTHOR_CHARS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Refs:
+    branches: dict[str, str]
+    changes: tuple[OpenRef, ...]
+    left_out: int
+    """Changes over the limit, and refs whose names are not taken."""
+
+
+class Mirror:
+    def __init__(self, settings: RepositorySettings, top: Path, *, seconds: float, most_changes: int) -> None:
+        self.settings = settings
+        self.repo = settings.repo
+        self.host = settings.remote.host
+        self.git_dir = top / f"{digest_of(self.repo)[:16]}.git"
+        self._seconds = seconds
+        self._most = most_changes
+        self._lock = threading.Lock()
+        self._git: Git | None = None
+
+    @property
+    def objects(self) -> Path:
+        return self.git_dir / "objects"
+
+    def open(self) -> Git:
+        """The bare repository, made if need be. Objects are world-readable: the worker has a uid of its own."""
+        with self._lock:
+            if self._git is None or not (self.git_dir / "HEAD").exists():
+                shared = {"core.sharedRepository": "0644"}
+                Git.init_bare(self.git_dir)
+                self.objects.chmod(0o755)
+                self._git = Git(self.git_dir, protocols=[self.settings.remote.protocol], configuration=shared)
+            return self._git
+
+    # -- looking --------------------------------------------------------------------------------------------------
+
+    async def listing(self) -> dict[str, str]:
+        """Ref → id on the other side, without fetching. Raises DependencyDown."""
+        return await asyncio.to_thread(self._listing)
+
+    def _listing(self) -> dict[str, str]:
+        answer = self._ask("ls-remote", "--refs", "--", self.settings.url, "refs/heads/*")
+        if answer.code != 0:
+            raise self._away(answer)
+        found = {}
+        for line in answer.out.decode("utf-8", "replace").splitlines():
+            id, _, ref = line.partition("\t")
+            found[ref] = id
+        return found
+
+    async def fetch(self) -> Refs:
+        """Bring the mirror up to date and say where refs stand. Raises DependencyDown."""
+        return await asyncio.to_thread(self._fetch)
+
+    def _fetch(self) -> Refs:
+        options = ("--quiet", "--prune", "--no-tags", "--force", "--no-write-fetch-head", "--no-auto-maintenance")
+        answer = self._ask("fetch", *options, "--", self.settings.url, f"+refs/heads/*:{HEADS}*")
+        if answer.code != 0:
+            raise self._away(answer)
+        return self._refs()
+
+    def _refs(self) -> Refs:
+        git = self.open()
+        fields = git.run("for-each-ref", f"--format={_FORMAT}", "--sort=refname", "--sort=committerdate", HEADS)
+        branches: dict[str, str] = {}
+        changes: list[OpenRef] = []
+        left_out = 0
+        for id, name, title, author in _records(fields.out):
+            ref = "refs/heads/" + name.removeprefix(HEADS)
+            branch = ref.removeprefix("refs/heads/")
+            if branch in self.settings.branches:
+                branches[branch] = id
+            elif ref.startswith(FOR):
+                taken = target_of(ref, self.settings.branches) is not None and is_ref(ref)
+                if taken and len(changes) < self._most:
+                    changes.append(
+                        OpenRef(ref=ref, head=id, title=_line(title, TITLE_CHARS), author=_line(author, AUTHOR_CHARS))
+                    )
+                else:
+                    left_out += 1
+        return Refs(branches, tuple(changes), left_out)
+
+    def holds(self, *commits: str) -> bool:
+        """True when the mirror has all of these objects."""
+        asked = "".join(f"{check_id(id)}\n" for id in commits).encode()
+        answer = self.open().run("cat-file", "--batch-check=%(objectname)", stdin=asked)
+        return b" missing" not in answer.out
+
+    def is_ancestor(self, commit: str, tip: str) -> bool:
+        return self.open().ask("merge-base", "--is-ancestor", check_id(commit), check_id(tip)).code == 0
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    def keep(self, found: Sequence[git_objects.GitObject]) -> None:
+        self.open()
+        for each in found:
+            git_objects.write(self.objects, each)
+
+    async def land(self, branch: str, old: str, new: str, ref: str, head: str, options: Sequence[str]) -> Answer:
+        """Move the branch from old to new and remove the change's ref, both or neither. The answer may be lost."""
+        target = check_ref(f"refs/heads/{branch}")
+        git = self.open()
+        return await asyncio.to_thread(
+            git.ask,
+            "push",
+            "--quiet",
+            "--atomic",
+            *(f"--push-option={option}" for option in options),
+            f"--force-with-lease={target}:{check_id(old)}",
+            f"--force-with-lease={check_ref(ref)}:{check_id(head)}",
+            "--",
+            self.settings.url,
+            f"{check_id(new)}:{target}",
+            f":{ref}",
+            seconds=self._seconds,
+        )
+
+    # -- calls ----------------------------------------------------------------------------------------------------
+
+    def _ask(self, *args: str) -> Answer:
+        try:
+            return self.open().ask(*args, seconds=self._seconds)
+        except GitTooMuch as error:
+            raise DependencyDown(f"{self.repo}: {error}") from None
+
+    def _away(self, answer: Answer) -> DependencyDown:
+        return DependencyDown(why_away(self.repo, answer))
+
+
+_REFUSED = (
+    "does not appear to be a git repository",
+    "does not exist",
+    "not found",
+    "permission denied",
+    "authentication failed",
+    "could not read username",
+    "could not read password",
+    "access denied",
+    "403",
+    "401",
+)
+
+
+def why_away(repo: str, answer: Answer) -> str:
+    """One sentence on a call to the other side that failed; what Git said is redacted already."""
+    said = str(GitFailed("call", answer)).partition(": ")[2]
+    if any(word in answer.err.lower() for word in _REFUSED):
+        return f"the repository {repo} does not exist or refuses the login ({said})"
+    return f"the repository {repo} does not answer ({said})"
+
+
+def _records(out: bytes) -> list[tuple[str, str, str, str]]:
+    fields = out.decode("utf-8", "replace").split("\0")
+    rows = zip(*(fields[start::4] for start in range(4)), strict=False)
+    return [(id.strip(), ref, title, author) for id, ref, title, author in rows]
+
+
+def _line(text: str, most: int) -> str:
+    return "".join(c if c.isprintable() else " " for c in text).strip()[:most]
