@@ -1,4 +1,4 @@
-"""What hostile jobs try, on the real sandbox as root. Each test shows beside it that the try works without containment."""
+"""What hostile jobs try, on the real sandbox as root. Beside it each test shows that the try works uncontained."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import socket
 import subprocess
 import sys
 import zlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from towline_ci_runner.sandbox.sandbox import Done, Order
-from towline_ci_runner.sandbox.stock import Stock
-from towline_ci_runner.settings import JobLimits
 
 from towline import snapshot
 from towline.cgroup import Hierarchy, hierarchy
 from towline.snapshot import Entry
+from towline_ci_runner.sandbox.sandbox import Done, Order
+from towline_ci_runner.sandbox.stock import Stock
+from towline_ci_runner.settings import JobLimits
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 FREE = JobLimits(memory_mib=1024, processes=400, cpus=4, log_kib=64, output_mib=2)
@@ -88,6 +88,20 @@ def running(argument: str) -> list[int]:
     return found
 
 
+async def until(holds: Callable[[], object]) -> None:
+    """Something outside of this process that no event tells of."""
+    while not holds():  # noqa: ASYNC110 - the kernel tells nobody
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def victim() -> Iterator[int]:
+    """A process of the host with a secret in its environment."""
+    with subprocess.Popen(["/bin/sleep", "600"], env={"A_SECRET": "shown"}) as process:
+        yield process.pid
+        process.kill()
+
+
 async def test_lines_run_in_the_tree_and_stop_at_the_first_that_fails(groups: Hierarchy) -> None:
     entries = [Entry("folder/file", snapshot.FILE, b"content"), Entry("run", snapshot.EXECUTABLE, b"#!/bin/sh\npwd\n")]
     done = await jailed(groups, order("cat folder/file; ./run\necho $GIVEN $HOME\nfalse\necho never", entries))
@@ -116,18 +130,16 @@ async def test_the_kubeconfig_is_not_there(groups: Hierarchy, tmp_path: Path) ->
     assert (done.exit_code, b"a-token" in done.log) == (1, False)
 
 
-async def test_environments_and_processes_of_the_host_are_not_seen(groups: Hierarchy, tmp_path: Path) -> None:
+async def test_environments_and_processes_of_the_host_are_not_seen(
+    groups: Hierarchy, tmp_path: Path, victim: int
+) -> None:
     script = "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' || true"
-    with subprocess.Popen(["/bin/sleep", "600"], env={"A_SECRET": "shown"}) as victim:
-        try:
-            assert b"A_SECRET=shown" in outside(script, tmp_path).stdout
-            assert outside(f"kill -0 {victim.pid}", tmp_path).returncode == 0
-            done = await jailed(groups, f"{script}\ncat /proc/1/environ || true\nls /proc | grep -c '^[0-9]'")
-            assert b"A_SECRET" not in done.log
-            assert int(done.log.split()[-1]) <= 6
-            assert (await jailed(groups, f"kill -0 {victim.pid}")).exit_code != 0
-        finally:
-            victim.kill()
+    assert b"A_SECRET=shown" in outside(script, tmp_path).stdout
+    assert outside(f"kill -0 {victim}", tmp_path).returncode == 0
+    done = await jailed(groups, f"{script}\ncat /proc/1/environ || true\nls /proc | grep -c '^[0-9]'")
+    assert b"A_SECRET" not in done.log
+    assert int(done.log.split()[-1]) <= 6
+    assert (await jailed(groups, f"kill -0 {victim}")).exit_code != 0
 
 
 async def test_its_environment_is_what_was_ordered(groups: Hierarchy) -> None:
@@ -235,8 +247,7 @@ async def test_a_job_that_nobody_wants_any_more_is_ended(groups: Hierarchy) -> N
     async with stocked(groups) as stock:
         sandbox, cancelled = await stock.take(), asyncio.Event()
         task = asyncio.create_task(sandbox.run(order("sleep 61005.5"), cancelled))
-        while not running("61005.5"):
-            await asyncio.sleep(0)
+        await until(lambda: running("61005.5"))
         cancelled.set()
         assert (await task).ended == "cancelled"
         assert running("61005.5") == []
@@ -247,8 +258,7 @@ async def test_what_a_dead_runner_left_is_ended_by_the_next(groups: Hierarchy) -
     stock = Stock(groups, FREE, 0)
     sandbox = await stock.take()
     task = asyncio.create_task(sandbox.run(order("sleep 61006.5"), asyncio.Event()))
-    while not running("61006.5"):
-        await asyncio.sleep(0)
+    await until(lambda: running("61006.5"))
     hierarchy(f"towline-test-sandbox-{os.getpid()}").sweep()
     assert running("61006.5") == []
     await task
@@ -315,8 +325,7 @@ async def test_a_sandbox_that_died_while_it_waited_is_replaced(groups: Hierarchy
             if group.is_dir():
                 for pid in (group / "cgroup.procs").read_text().split():
                     os.kill(int(pid), signal.SIGKILL)
-        while stock.ready:
-            await asyncio.sleep(0)
+        await until(lambda: not stock.ready)
         sandbox = await stock.take()
         assert (await sandbox.run(order("echo here"), asyncio.Event())).log == b"here\n"
         await stock.gone(sandbox)

@@ -7,7 +7,6 @@ with an empty environment does, which needs neither root nor bubblewrap.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 from towline import jail
 from towline.cgroup import Group, Limits
 from towline_ci_runner.checks import schema_files
+from towline_ci_runner.child import Child
 from towline_ci_runner.frames import framed
 
 MODULE = "towline_ci_runner.checks.worker"
@@ -44,22 +44,13 @@ class Parts:
 
 @dataclass
 class Worker:
-    process: asyncio.subprocess.Process
-    group: Group
+    child: Child
     uses: int = 0
 
     @classmethod
     async def start(cls, argv: Sequence[str], group: Group, env: Mapping[str, str]) -> Worker:
-        """Raises WorkerBroken."""
-        process = await asyncio.create_subprocess_exec(
-            *group.enter(argv),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=dict(env),
-            cwd="/",
-        )
-        worker = cls(process, group)
+        """Raises WorkerBroken or OSError."""
+        worker = cls(await Child.start(argv, group, env, separate_errors=True))
         try:
             await worker._answer(START_SECONDS)
         except BaseException:
@@ -69,17 +60,15 @@ class Worker:
 
     @property
     def usable(self) -> bool:
-        return self.process.returncode is None and self.uses < MOST_USES
+        return self.child.returncode is None and self.uses < MOST_USES
 
     async def ask(self, request: Mapping[str, Any], archive: bytes) -> dict[str, Any]:
         """Raises WorkerBroken; then, and when it is cancelled, the process is of no more use."""
         self.uses += 1
-        stdin = self.process.stdin
-        assert stdin is not None
-        sending = asyncio.create_task(_send(stdin, framed(json.dumps(request).encode()) + framed(archive)))
+        frames = framed(json.dumps(request).encode()) + framed(archive)
+        sending = asyncio.create_task(self.child.send(frames))
         try:
-            answer = await self._answer(float(request["seconds"]) + GRACE_SECONDS)
-            return dict(json.loads(answer))
+            return dict(json.loads(await self._answer(float(request["seconds"]) + GRACE_SECONDS)))
         except BaseException:
             self.uses = MOST_USES
             raise
@@ -88,38 +77,17 @@ class Worker:
             await asyncio.gather(sending, return_exceptions=True)
 
     async def end(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
-        await asyncio.shield(asyncio.to_thread(self.group.remove))
-        await self.process.wait()
+        await self.child.end()
 
     async def _answer(self, seconds: float) -> bytes:
-        stdout = self.process.stdout
-        assert stdout is not None
         try:
             async with asyncio.timeout(seconds):
-                head = await stdout.readexactly(4)
-                return await stdout.readexactly(int.from_bytes(head, "big"))
+                head = await self.child.output.readexactly(4)
+                return await self.child.output.readexactly(int.from_bytes(head, "big"))
         except TimeoutError:
             raise WorkerBroken(f"a checking process did not answer within {seconds:g} s") from None
         except asyncio.IncompleteReadError:
-            raise WorkerBroken(f"a checking process died: {await self._last_words()}") from None
-
-    async def _last_words(self) -> str:
-        assert self.process.stderr is not None
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(2.0):
-                said = await self.process.stderr.read(8192)
-            return said.decode("utf-8", "replace").strip()[-500:] or "it said nothing"
-        return "it said nothing"
-
-
-async def _send(stdin: asyncio.StreamWriter, data: bytes) -> None:
-    with contextlib.suppress(ConnectionError):  # that it died is told by its other pipe
-        stdin.write(data)
-        await stdin.drain()
+            raise WorkerBroken(f"a checking process died: {await self.child.last_words()}") from None
 
 
 def jailed(check: str, parts: Parts, group: Group, uid: int) -> list[str]:

@@ -18,6 +18,7 @@ from time import monotonic
 
 from towline import jail
 from towline.cgroup import Group
+from towline_ci_runner.child import Child
 from towline_ci_runner.frames import framed
 from towline_ci_runner.sandbox.launch import HOME, WORKSPACE
 from towline_ci_runner.sandbox.output import Output
@@ -69,39 +70,29 @@ class Done:
 
 @dataclass
 class Sandbox:
-    group: Group
     uid: int
     bounds: Bounds
-    _process: asyncio.subprocess.Process
+    _child: Child
     _says: asyncio.StreamReader
-    _transport: asyncio.BaseTransport
-    _removed: bool = field(default=False)
+    _said: asyncio.BaseTransport
+    _ended: bool = field(default=False)
 
     @classmethod
     async def start(cls, group: Group, uid: int, bounds: Bounds) -> Sandbox:
-        """A sandbox that waits for its order. Raises NoJail or SandboxBroken; the group is removed then."""
+        """A sandbox that waits for its order. Raises NoJail, OSError or SandboxBroken; the group is removed then."""
         ours, theirs = os.pipe()
+        says = asyncio.StreamReader()
+        said, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(says), os.fdopen(ours, "rb", buffering=0)
+        )
         try:
-            process = await asyncio.create_subprocess_exec(
-                *group.enter(_command(group, uid, theirs)),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                pass_fds=(theirs,),
-                env={},
-                cwd="/",
-            )
+            child = await Child.start(_command(group, uid, theirs), group, {}, pass_fds=(theirs,))
         except BaseException:
-            os.close(ours)
-            await asyncio.to_thread(group.remove)
+            said.close()
             raise
         finally:
             os.close(theirs)
-        says = asyncio.StreamReader()
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(says), os.fdopen(ours, "rb", buffering=0)
-        )
-        sandbox = cls(group, uid, bounds, process, says, transport)
+        sandbox = cls(uid, bounds, child, says, said)
         try:
             await sandbox._begin()
         except BaseException:
@@ -111,7 +102,7 @@ class Sandbox:
 
     @property
     def alive(self) -> bool:
-        return self._process.returncode is None
+        return self._child.returncode is None and not self._says.at_eof()
 
     async def run(self, order: Order, cancelled: asyncio.Event) -> Done:
         """Run the one job of this sandbox; the sandbox is gone afterwards. Raises SandboxBroken."""
@@ -122,22 +113,18 @@ class Sandbox:
 
     async def end(self) -> None:
         """Kill whatever is left and give everything back; harmless when repeated."""
-        if self._removed:
-            return
-        self._removed = True
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await asyncio.shield(asyncio.to_thread(self.group.remove))
-        await self._process.wait()
-        self._transport.close()
+        if not self._ended:
+            self._ended = True
+            await self._child.end()
+            self._said.close()
 
     async def _begin(self) -> None:
         if await self._line(START_SECONDS) != "ready":
-            raise SandboxBroken(f"the sandbox did not start: {await self._last_words()}")
+            raise SandboxBroken(f"the sandbox did not start: {await self._child.last_words()}")
 
     async def _run(self, order: Order, cancelled: asyncio.Event) -> Done:
         header = json.dumps({"tree": order.tree, "script": order.script, "env": dict(order.env)}).encode()
-        sending = asyncio.create_task(self._send(framed(header) + framed(order.archive)))
+        sending = asyncio.create_task(self._child.send(framed(header) + framed(order.archive), last=True))
         try:
             said = await self._line(UNPACK_SECONDS)
         finally:
@@ -146,9 +133,9 @@ class Sandbox:
         if said.startswith("refused "):
             return Done(refused=said.removeprefix("refused "))
         if said != "started":
-            if exceeded := self.group.exceeded():
+            if exceeded := self._child.group.exceeded():
                 return Done(refused=f"it ran into {exceeded} while it was unpacked")
-            raise SandboxBroken(f"the sandbox ended before its job began: {await self._last_words()}")
+            raise SandboxBroken(f"the sandbox ended before its job began: {await self._child.last_words()}")
         return await self._watch(order, cancelled)
 
     async def _watch(self, order: Order, cancelled: asyncio.Event) -> Done:
@@ -170,17 +157,17 @@ class Sandbox:
                 ended = "output"
             else:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._process.wait(), max(0.1, order.timeout - seconds))
-                ended = None if self._process.returncode is not None else "timeout"
+                    await asyncio.wait_for(self._child.process.wait(), max(0.1, order.timeout - seconds))
+                ended = None if self._child.returncode is not None else "timeout"
         finally:
             for task in (reading, nobody_waits):
                 task.cancel()
             await asyncio.gather(reading, nobody_waits, return_exceptions=True)
-        exceeded = self.group.exceeded()
+        exceeded = self._child.group.exceeded()
         await self.end()
         return Done(
             log=output.kept(),
-            exit_code=None if ended else self._process.returncode,
+            exit_code=None if ended else self._child.returncode,
             started=started,
             seconds=seconds,
             ended=ended,
@@ -189,20 +176,11 @@ class Sandbox:
 
     async def _read(self, output: Output) -> bool:
         """True at the end of the output, False when there is too much of it."""
-        assert self._process.stdout is not None
-        while chunk := await self._process.stdout.read(1 << 16):
+        while chunk := await self._child.output.read(1 << 16):
             output.add(chunk)
             if output.total > self.bounds.output_bytes:
                 return False
         return True
-
-    async def _send(self, data: bytes) -> None:
-        stdin = self._process.stdin
-        assert stdin is not None
-        with contextlib.suppress(ConnectionError):  # what happened to it is told on the other pipe
-            stdin.write(data)
-            await stdin.drain()
-            stdin.close()
 
     async def _line(self, seconds: float) -> str:
         """What the launcher says next; empty when it says no more or takes too long."""
@@ -211,16 +189,6 @@ class Sandbox:
         except (TimeoutError, ValueError):
             return ""
         return line.decode("utf-8", "replace").rstrip("\n")
-
-    async def _last_words(self) -> str:
-        """For a broken sandbox: what bubblewrap or the launcher wrote before it died."""
-        assert self._process.stdout is not None
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        with contextlib.suppress(TimeoutError):
-            said = await asyncio.wait_for(self._process.stdout.read(4096), 2.0)
-            return said.decode("utf-8", "replace").strip()[-500:] or "it said nothing"
-        return "it said nothing"
 
 
 def _command(group: Group, uid: int, says: int) -> list[str]:
