@@ -67,8 +67,7 @@ class Revisions:
     async def tip(self, application: Application) -> Revision:
         """Raises DependencyDown, NoBranch or BadInput."""
         source = application.spec.source
-        tip = await self._mirror.fetch(source.branch)
-        return Revision(tip, await self._mirror.folders(tip.commit, (_folder(source.path), *self._needs)))
+        return Revision(*await self._mirror.look(source.branch, (_folder(source.path), *self._needs)))
 
     async def prepare(self, application: Application, revision: Revision) -> Prepared:
         """Raises DependencyDown when the cluster cannot say which kinds it serves."""

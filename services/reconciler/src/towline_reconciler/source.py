@@ -17,7 +17,7 @@ from towline.errors import BadInput, DependencyDown, Permanent
 from towline.ids import digest_of
 
 _FETCH_SECONDS = 300.0
-_TRAILER = "%(trailers:key=Towline-Change,valueonly,separator=%x00)"
+_TRAILER = "Towline-Change:"
 _ABSENT = "-"
 
 
@@ -55,30 +55,43 @@ class Mirror:
         self._git: git.Git | None = None
         self._lock = asyncio.Lock()
 
-    async def fetch(self, branch: str) -> Tip:
-        """Raises DependencyDown (it does not answer), NoBranch, BadInput (no name of a branch)."""
-        ref = git.check_ref(f"refs/heads/{branch}")
-        async with self._lock:
-            return await asyncio.to_thread(self._fetch, ref)
+    async def look(self, branch: str, paths: Sequence[str]) -> tuple[Tip, Folders]:
+        """Fetch the branch; where it stands now, and these folders of that commit.
 
-    def _fetch(self, ref: str) -> Tip:
-        repository = self._repository()
+        Raises DependencyDown (it does not answer), NoBranch, BadInput (no name of a branch or folder).
+        """
+        ref = git.check_ref(f"refs/heads/{branch}")
+        for path in paths:
+            _check_path(path)
+        async with self._lock:
+            return await asyncio.to_thread(self._look, ref, tuple(dict.fromkeys(paths)))
+
+    def _look(self, ref: str, paths: tuple[str, ...]) -> tuple[Tip, Folders]:
         here = f"refs/towline/{ref.removeprefix('refs/heads/')}"
+        self._fetch(ref, here)
+        asked = [f"contents {here}\n", *(f"info {_object(here, path)}\n" for path in paths)]
+        out = self._repository().run("cat-file", "--batch-command", stdin="".join(asked).encode()).out
+        about, _, rest = out.partition(b"\n")
+        commit, kind, size = about.decode().split()
+        if kind != "commit":
+            raise NoBranch(f"{self.remote.url}: {ref} is no commit; point spec.source.branch at a branch")
+        message = rest[: int(size)].partition(b"\n\n")[2].decode("utf-8", "replace")
+        lines = rest[int(size) + 1 :].decode("utf-8", "replace").splitlines()
+        return Tip(commit, change_of(message)), Folders(paths, tuple(map(_id_in, lines)))
+
+    def _fetch(self, ref: str, here: str) -> None:
         call = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", self.remote.url, f"+{ref}:{here}")
         try:
-            answer = repository.ask(*call, seconds=_FETCH_SECONDS)
+            answer = self._repository().ask(*call, seconds=_FETCH_SECONDS)
         except git.GitTooMuch as error:
             raise DependencyDown(f"{self.remote.url}: {error}") from error
-        if answer.code != 0:
-            said = " | ".join(line.strip() for line in answer.err.splitlines() if line.strip())[-500:]
-            if "couldn't find remote ref" in said:
-                branch = ref.removeprefix("refs/heads/")
-                raise NoBranch(f"{self.remote.url} has no branch {branch}; push it or mend spec.source.branch")
-            raise DependencyDown(f"{self.remote.url} does not answer: {said}")
-        shown = repository.run("log", "-1", f"--format=%H%n{_TRAILER}", here).text
-        commit, _, trailers = shown.partition("\n")
-        changes = [each for each in trailers.strip().split("\0") if each]
-        return Tip(commit, changes[-1][:1024] if changes else None)
+        if answer.code == 0:
+            return
+        said = " | ".join(line.strip() for line in answer.err.splitlines() if line.strip())[-500:]
+        if "couldn't find remote ref" in said:
+            branch = ref.removeprefix("refs/heads/")
+            raise NoBranch(f"{self.remote.url} has no branch {branch}; push it or mend spec.source.branch")
+        raise DependencyDown(f"{self.remote.url} does not answer: {said}")
 
     def _repository(self) -> git.Git:
         if self._git is None:
@@ -86,14 +99,15 @@ class Mirror:
         return self._git
 
     async def folders(self, commit: str, paths: Sequence[str]) -> Folders:
-        return await asyncio.to_thread(self._folders, commit, tuple(dict.fromkeys(paths)))
+        """Raises BadInput for a path that is none."""
+        for path in paths:
+            _check_path(path)
+        return await asyncio.to_thread(self._folders, git.check_id(commit), tuple(dict.fromkeys(paths)))
 
     def _folders(self, commit: str, paths: tuple[str, ...]) -> Folders:
-        specs = "".join(f"{_object(commit, path)}\n" for path in paths)
-        answer = self._repository().run("cat-file", "--batch-check=%(objectname)", stdin=specs.encode())
-        lines = answer.text.split("\n")
-        ids = tuple(_ABSENT if line.endswith((" missing", " ambiguous")) else line for line in lines)
-        return Folders(paths, ids)
+        asked = "".join(f"{_object(commit, path)}\n" for path in paths)
+        answer = self._repository().run("cat-file", "--batch-check", stdin=asked.encode())
+        return Folders(paths, tuple(map(_id_in, answer.text.split("\n"))))
 
     async def entries(self, commit: str, paths: Sequence[str], most_bytes: int) -> list[snapshot.Entry]:
         """Every file below `paths`, with paths from the top of the repository.
@@ -144,8 +158,23 @@ class Mirror:
         return contents
 
 
+def change_of(message: str) -> str | None:
+    """The last `Towline-Change` trailer of a commit message: a line of its last paragraph."""
+    paragraphs = message.strip().split("\n\n")
+    lines = paragraphs[-1].split("\n") if len(paragraphs) > 1 else ()
+    found = [line.removeprefix(_TRAILER).strip() for line in lines if line.startswith(_TRAILER)]
+    return found[-1][:1024] or None if found else None
+
+
+def _id_in(line: str) -> str:
+    """`<id> <type> <size>`, or `<what was asked> missing`."""
+    return _ABSENT if line.endswith((" missing", " ambiguous")) else line.partition(" ")[0]
+
+
 def _object(commit: str, path: str) -> str:
-    """Raises BadInput for a path that could be read as something else."""
-    if "\n" in path or (snapshot.bad_path(path) and path != "."):
+    return f"{commit}:{'' if path == '.' else path}"
+
+
+def _check_path(path: str) -> None:
+    if "\n" in path or (path != "." and snapshot.bad_path(path)):
         raise BadInput(f"{path[:100]!r} is no path of a folder inside the repository")
-    return f"{git.check_id(commit)}:{'' if path == '.' else path}"
