@@ -23,7 +23,7 @@ def application(name: str, repository: Path, path: str = "deploy") -> dict[str, 
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": KIND,
         "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {"source": {"repo": str(repository), "branch": "main", "path": path}},
+        "spec": {"source": {"url": str(repository), "branch": "main", "path": path}},
     }
 
 
