@@ -72,7 +72,6 @@ class Lane:
         self.count += 1
         envelope = Envelope(event, f"e{self.count}", "/test", self.now, REPO)
         decision = decide(self.target, self.state, envelope, self.now)
-        assert decision == decide(self.target, self.state, envelope, self.now)
         assert decision.state is not None
         # As it comes back after a restart.
         self.state = BuilderState.model_validate_json(decision.state.model_dump_json())
@@ -290,6 +289,12 @@ def test_without_a_registry_a_candidate_with_images_ends_in_an_error_that_says_w
     assert "image_builder.registry" in lane.finished().problems[0].message
 
 
+def test_the_same_event_in_the_same_state_is_decided_the_same_way() -> None:
+    envelope = Envelope(created(images=(APP, WEB)), "e1", "/test", NOW, REPO)
+
+    assert decide(TARGET, BuilderState(), envelope, NOW) == decide(TARGET, BuilderState(), envelope, NOW)
+
+
 def test_a_late_result_changes_nothing() -> None:
     lane = Lane()
     lane.feed(created())
@@ -400,4 +405,4 @@ class Candidates(RuleBasedStateMachine):
 
 
 TestCandidates = Candidates.TestCase
-TestCandidates.settings = settings(max_examples=500, stateful_step_count=20, deadline=None)
+TestCandidates.settings = settings(max_examples=500, stateful_step_count=12, deadline=None)

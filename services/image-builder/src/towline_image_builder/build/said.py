@@ -12,7 +12,7 @@ from towline_image_builder.build.checkout import Step
 LAST_LINES = 15
 MOST_CHARS = 2000
 _STEP = re.compile(r"^(?:\[(\d+)/\d+\] )?STEP (\d+)(?:/\d+)?: (.*)")
-_ERROR = re.compile(r"^(Error: |error building|time=\"[^\"]*\" level=)")
+_ERROR = re.compile(r"^(Error: |subprocess exited with status \d+$|time=\"[^\"]*\" level=)")
 _EXIT = re.compile(r"exit status (\d+)")
 
 
