@@ -24,6 +24,7 @@ _FALSE = frozenset({"n", "N", "no", "No", "NO", "false", "False", "FALSE", "off"
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _INT = re.compile(r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0o?[0-7_]*|[1-9][0-9_]*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_SMALLEST, _LARGEST = -(1 << 63), (1 << 63) - 1
 _PREFIX = "tag:yaml.org,2002:"
 
 
@@ -126,7 +127,7 @@ def _scalar(node: Any) -> Any:
     if text in _FALSE:
         return False
     if _INT.fullmatch(text):
-        return _integer(text.replace("_", ""))
+        return _integer(text.replace("_", ""), node)
     if _FLOAT.fullmatch(text):
         number = float(text)
         if math.isfinite(number):
@@ -135,11 +136,18 @@ def _scalar(node: Any) -> Any:
     return text
 
 
-def _integer(text: str) -> int:
+def _integer(text: str, node: Any) -> Any:
     sign, digits = (-1, text[1:]) if text[0] == "-" else (1, text.lstrip("+"))
-    if digits[:2] in ("0b", "0x", "0o"):
-        return sign * int(digits, 0)
-    return sign * int(digits, 8 if len(digits) > 1 and digits[0] == "0" else 10)
+    try:
+        if digits[:2] in ("0b", "0x", "0o"):
+            number = sign * int(digits, 0)
+        else:
+            number = sign * int(digits, 8 if len(digits) > 1 and digits[0] == "0" else 10)
+    except ValueError:
+        return text
+    if not _SMALLEST <= number <= _LARGEST:
+        raise BadDocument(f"the number {text[:40]!r} does not fit into 64 bits; quote it if it is text", _line(node))
+    return number
 
 
 def _line(node: Any) -> int:
