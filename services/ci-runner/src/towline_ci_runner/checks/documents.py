@@ -173,7 +173,7 @@ def _construct(node: Any, counter: _Counter, depth: int) -> Any:
 
 def _scalar(node: Any) -> Any:
     text = str(node.value)
-    if node.style in ("'", '"', "|", ">") or node.tag == f"{_TAG}str":
+    if node.style in ("'", '"', "|", ">") or _is_tagged_text(node):
         return text
     if node.tag.startswith("!") or node.tag in (f"{_TAG}binary", f"{_TAG}python"):
         raise BadDocument(f"the tag {node.tag[:80]!r} is not taken here; write the value itself", _line(node))
@@ -189,6 +189,11 @@ def _scalar(node: Any) -> Any:
             raise BadDocument(f"the number {text[:40]!r} is too large", _line(node))
         return number
     return text
+
+
+def _is_tagged_text(node: Any) -> bool:
+    """`!!str 5`; without a tag PyYAML also takes for text what Kubernetes takes for a number, such as 1e3."""
+    return node.tag == f"{_TAG}str" and node.end_mark.index - node.start_mark.index > len(node.value)
 
 
 def _integer(text: str) -> int:

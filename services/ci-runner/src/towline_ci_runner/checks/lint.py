@@ -45,7 +45,7 @@ def check(files: Mapping[str, bytes], manifests: Iterable[str]) -> Found:
             continue
         for problem in linter.run(text, config, path):
             if problem.level == "error":
-                found.add(f"{problem.desc} ({problem.rule or 'syntax'})", path, problem.line)
+                found.add(f"{problem.desc} ({problem.rule})" if problem.rule else problem.desc, path, problem.line)
             else:
                 warnings += 1
         if len(found.problems) > MOST_PROBLEMS:

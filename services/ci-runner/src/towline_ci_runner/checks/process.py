@@ -90,10 +90,10 @@ class Worker:
             raise WorkerBroken(f"a checking process died: {await self.child.last_words()}") from None
 
 
-def jailed(check: str, parts: Parts, group: Group, uid: int) -> list[str]:
+def jailed(check: str, parts: Parts, group: Group, uid: int, *, warm: bool = True) -> list[str]:
     """The command of a worker without credentials. Raises NoJail."""
     prefix, mounts = jail.python(*MODULES[check])
-    options: dict[str, Any] = {"jailed": True, "warm": True}
+    options: dict[str, Any] = {"jailed": True, "warm": warm}
     if check == "configuration":
         mounts.append(jail.Mount(schema_files.folder(parts.kubernetes), SCHEMAS_INSIDE))
         options["schemas"] = SCHEMAS_INSIDE
