@@ -1,0 +1,85 @@
+"""Pages that people wrote: links lead somewhere, commands exist, what is to be copied works."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from towline import flow
+from towline.bus.open import open_bus
+from towline.bus.port import NewRecord
+from towline.project.read import read_project
+from towline_cli.main import app
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("services/*/README.md"))]
+COMMANDS = set(getattr(typer.main.get_command(app), "commands"))  # noqa: B009 - a group of commands, not typed as one
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_to_a_file_leads_to_it_and_to_its_heading(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_that_a_page_names_exists(page: Path) -> None:
+    text = page.read_text()
+    said = re.findall(r"(?:^|`|/)towline (\w[\w-]*)", text, re.MULTILINE)
+    assert set(said) - COMMANDS == set()
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z-]+)", text)) - targets == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_page_names_a_folder_of_the_machine_it_was_written_on(page: Path) -> None:
+    assert re.findall(r"/root/|/work/", page.read_text()) == []
+
+
+def test_the_readme_shows_a_pipeline_that_can_be_read() -> None:
+    [example] = re.findall(r"```yaml\n(version: 1.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    project = read_project(example.encode())
+    assert [job.name for job in project.jobs] == ["unit", "smoke"]
+
+
+def test_the_readme_names_the_event_under_each_arrow() -> None:
+    first_screen = "".join((ROOT / "README.md").read_text().splitlines(keepends=True)[:12])
+    known = {event.__name__ for stream in flow.STREAMS for event in stream.events}
+    assert len(set(re.findall(r"\b[A-Z]\w+[a-z][A-Z]\w+\b", first_screen)) & known) == 6
+
+
+async def with_a_dead_letter(file: Path) -> None:
+    bus = await open_bus(f"sqlite:///{file}", partitions=flow.PARTITIONS)
+    await bus.ensure(flow.topics())
+    headers = {"tl_reason": b"the record is no event", "tl_origin": b"towline.changes/3/9"}
+    await bus.publish([NewRecord(flow.dead_of(flow.NOTIFIER), "local/app", b"?", headers)])
+    await bus.close()
+
+
+def test_what_is_copied_to_look_at_dead_letters_shows_them(tmp_path: Path) -> None:
+    file = tmp_path / "bus.db"
+    asyncio.run(with_a_dead_letter(file))
+    page = (ROOT / "docs" / "operate" / "dead-letters.md").read_text()
+    [program] = re.findall(r"<<'END'\n(.*?)\nEND\n", page, re.DOTALL)
+    shown = subprocess.run(
+        [sys.executable, "-", str(file)], input=program, text=True, capture_output=True, check=True, timeout=60
+    )
+    assert shown.stdout == "notifier local/app towline.changes/3/9 the record is no event\n"
