@@ -67,7 +67,10 @@ def gone() -> ApplicationGone:
 observations = st.one_of(
     st.builds(began, st.sampled_from(SYNCS), st.sampled_from(["r1", "r2"])),
     st.builds(
-        ended, st.sampled_from(SYNCS), st.sampled_from(["r1", "r2"]), st.sampled_from([Outcome.SUCCESS, Outcome.FAILURE])
+        ended,
+        st.sampled_from(SYNCS),
+        st.sampled_from(["r1", "r2"]),
+        st.sampled_from([Outcome.SUCCESS, Outcome.FAILURE]),
     ),
     st.builds(health, st.sampled_from(list(Health)), st.sampled_from(["r1", "r2"]), failed=st.booleans()),
     st.builds(drift, st.sampled_from(["A a/a", "B b/b"])),

@@ -111,7 +111,12 @@ def test_what_was_applied_is_as_desired_and_anything_less_or_more_is_not(spec: d
 def test_the_writer_who_took_a_field_is_named() -> None:
     live = live_of({"a": 1}, {"f:a": {}})
     live["metadata"]["managedFields"].append(
-        {"manager": "kubectl", "operation": "Update", "fieldsV1": {"f:spec": {"f:a": {}}}, "time": "2026-01-01T00:00:00Z"}
+        {
+            "manager": "kubectl",
+            "operation": "Update",
+            "fieldsV1": {"f:spec": {"f:a": {}}},
+            "time": "2026-01-01T00:00:00Z",
+        }
     )
     assert projection.last_writer(live, ["spec.a"]) == "kubectl (Update)"
 

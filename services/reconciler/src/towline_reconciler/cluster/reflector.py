@@ -19,6 +19,8 @@ from towline_reconciler.cluster.client import Cluster, Expired, Json, Rejected
 log = logging.getLogger(__name__)
 PAGE = 500
 _LONGEST_WAIT = 10.0
+_SHORTEST_WATCH = 1.0
+"""Seconds; a server or proxy that ends watches sooner is not asked again without a pause."""
 
 
 class Follower(Protocol):
@@ -59,23 +61,29 @@ class Reflector:
     async def run(self) -> None:
         version, failures = "", 0
         while True:
+            began = time.monotonic()
             try:
                 version = version or await self._list()
-                failures, self.trouble = 0, None
+                self.trouble = None
                 async for seen in self._follow(version):
-                    version = seen
+                    version, failures = seen, 0
                     self.heard = time.monotonic()
-            except Expired:
-                version = ""
-            except (Rejected, DependencyDown) as error:
-                if self.trouble is None or failures == 0:
+                if time.monotonic() - began > _SHORTEST_WATCH:
+                    continue
+                error: Exception = DependencyDown("the watch ended at once")  # not again without a pause
+            except Expired as expired:
+                version, error = "", expired
+            except (Rejected, DependencyDown) as failure:
+                error = failure
+                if self.trouble is None and failures == 0:
                     log.warning("a watch broke", extra={"path": self._path, "error": str(error)})
-                self.trouble, failures = str(error), failures + 1
+                self.trouble = str(error)
                 self.settled.set()
                 if isinstance(error, Rejected):
                     version = ""
                     self.synced.clear()
-                await asyncio.sleep(_pause(error, failures))
+            failures += 1
+            await asyncio.sleep(_pause(error, failures))
 
     async def _list(self) -> str:
         """Tell the whole collection in pages; returns the version to watch from."""
@@ -130,5 +138,5 @@ def _name(live: Json) -> tuple[str, str]:
 def _pause(error: Exception, failures: int) -> float:
     """Full jitter below a growing bound, never under what the server asked for."""
     asked = error.after if isinstance(error, Retryable) and error.after else 0.0
-    bound = min(_LONGEST_WAIT, 0.1 * 2 ** min(failures, 10))
+    bound = min(_LONGEST_WAIT, 0.05 * 2 ** min(failures, 10))
     return asked + random.uniform(bound / 4, bound)  # noqa: S311 - spreads retries, guards nothing
