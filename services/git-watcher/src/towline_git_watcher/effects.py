@@ -125,8 +125,6 @@ class Handlers:
         """Push; when the answer is not a plain yes, what happened is read from the branch itself."""
         mirror = self._mirror(effect.repo)
         same = {"repo": effect.repo, "change": effect.change, "ref": effect.ref, "commit": effect.new}
-        if not await asyncio.to_thread(mirror.holds, effect.new):
-            return CandidateLost(**same, reason="The mirror lost the landing commit; it is made again.")
         key = secret.repository_key(self._key, effect.repo)
         options = [secret.permit(key, f"refs/heads/{effect.target}", effect.old, effect.new)]
         answer = None
@@ -135,6 +133,8 @@ class Handlers:
             answer = await mirror.land(effect.target, effect.old, effect.new, effect.ref, effect.head, given)
             if answer.code == 0:
                 return Landed(**same, tip=effect.new)
+        if not await asyncio.to_thread(mirror.holds, effect.new):
+            return CandidateLost(**same, reason="The mirror lost the landing commit; it is made again.")
         refs = await mirror.fetch()
         tip = refs.branches.get(effect.target)
         if tip is not None and await asyncio.to_thread(mirror.is_ancestor, effect.new, tip):

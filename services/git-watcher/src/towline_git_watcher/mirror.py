@@ -2,11 +2,15 @@
 
 Nothing of the repository is interpreted here but refs and what `for-each-ref` says of their commits; whatever looks
 into trees is the jailed worker's. Errors are told by consequence: away or refused (DependencyDown), or a bug.
+
+The mirror is a cache and is written without fsync: what a power cut leaves of it is emptied and fetched again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import shutil
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +24,7 @@ from towline_git_watcher.change import FOR, target_of
 from towline_git_watcher.messages import OpenRef
 from towline_git_watcher.settings import RepositorySettings
 
+log = logging.getLogger(__name__)
 HEADS = "refs/towline/heads/"
 """Where the mirror keeps the other side's refs/heads/."""
 _FORMAT = "%(objectname)%00%(refname)%00%(contents:subject)%00%(authorname)%00"
@@ -54,10 +59,10 @@ class Mirror:
         """The bare repository, made if need be. Objects are world-readable: the worker has a uid of its own."""
         with self._lock:
             if self._git is None or not (self.git_dir / "HEAD").exists():
-                shared = {"core.sharedRepository": "0644"}
                 Git.init_bare(self.git_dir)
                 self.objects.chmod(0o755)
-                self._git = Git(self.git_dir, protocols=[self.settings.remote.protocol], configuration=shared)
+                cache = {"core.sharedRepository": "0644", "core.fsync": "none"}
+                self._git = Git(self.git_dir, protocols=[self.settings.remote.protocol], configuration=cache)
             return self._git
 
     # -- looking --------------------------------------------------------------------------------------------------
@@ -81,11 +86,29 @@ class Mirror:
         return await asyncio.to_thread(self._fetch)
 
     def _fetch(self) -> Refs:
-        options = ("--quiet", "--prune", "--no-tags", "--force", "--no-write-fetch-head", "--no-auto-maintenance")
-        answer = self._ask("fetch", *options, "--", self.settings.url, f"+refs/heads/*:{HEADS}*")
+        answer = self._fetched()
+        if answer.code != 0:
+            self._listing()  # raises when the other side is the reason
+            log.warning(
+                "the mirror is damaged and is fetched anew", extra={"repo": self.repo, "why": answer.err[-300:]}
+            )
+            self._empty()
+            answer = self._fetched()
         if answer.code != 0:
             raise self._away(answer)
         return self._refs()
+
+    def _fetched(self) -> Answer:
+        options = ("--quiet", "--prune", "--no-tags", "--force", "--no-write-fetch-head", "--no-auto-maintenance")
+        return self._ask("fetch", *options, "--", self.settings.url, f"+refs/heads/*:{HEADS}*")
+
+    def _empty(self) -> None:
+        """In place: workers have the folder of objects mounted."""
+        for folder in (self.objects, self.git_dir / "refs"):
+            for left in folder.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        (self.git_dir / "packed-refs").unlink(missing_ok=True)
+        self._git = None
 
     def _refs(self) -> Refs:
         git = self.open()

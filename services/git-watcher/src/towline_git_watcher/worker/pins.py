@@ -54,8 +54,11 @@ def rules(target: Project | None, change: Project) -> list[Rule]:
     decided = target.images if target is not None else ()
     known = {image.name for image in decided}
     added = [image for image in change.images if image.name not in known]
-    found = [Rule(image.name, pin) for image in (*decided, *added) for pin in image.pins]
-    return list({rule.pin: rule for rule in reversed(found)}.values())[::-1]  # the target's, when both name a field
+    found: dict[Pin, Rule] = {}
+    for image in (*decided, *added):
+        for pin in image.pins:
+            found.setdefault(pin, Rule(image.name, pin))  # the target's, when both name a field
+    return list(found.values())
 
 
 def file_of(pin: Pin) -> str:
