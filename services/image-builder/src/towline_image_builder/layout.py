@@ -32,6 +32,7 @@ LAYER_TYPES = frozenset({LAYER_TYPE, f"{LAYER_TYPE}+gzip", f"{LAYER_TYPE}+zstd"}
 MAX_JSON_BYTES = 4 << 20
 _CHUNK = 1 << 20
 _NEAR = "near.json"
+_TOO_LARGE = "the image is larger than images may be here (image_builder.limits.image_mib)"
 
 
 class BadLayout(Permanent):
@@ -149,7 +150,7 @@ def _keep(output: Path, part: Path, bases: Sequence[FetchedBase], most_bytes: in
             final.append(_copy(output, layer, part, left))
         left -= final[-1].size
         if left < 0:
-            raise BadLayout(f"the image is larger than {most_bytes >> 20} MiB (limits.image_mib)")
+            raise BadLayout(_TOO_LARGE)
     whole = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
@@ -178,7 +179,7 @@ def _copy(output: Path, layer: Descriptor, part: Path, most_bytes: int) -> Descr
         while chunk := source.read(_CHUNK):
             size += len(chunk)
             if size > most_bytes:
-                raise BadLayout("the image is larger than it may be (limits.image_mib)")
+                raise BadLayout(_TOO_LARGE)
             sha.update(chunk)
             target.write(chunk)
     if f"sha256:{sha.hexdigest()}" != layer.digest:

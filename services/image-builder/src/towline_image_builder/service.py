@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from functools import partial
 
 import httpx
@@ -14,6 +13,7 @@ from towline.ids import digest_of
 from towline_image_builder.bases import Bases, Source
 from towline_image_builder.build.buildah import Buildah
 from towline_image_builder.build.handler import Builds
+from towline_image_builder.build.scratch import remove_now
 from towline_image_builder.decide import Target, decide
 from towline_image_builder.messages import Build, Cancel, ImageBuilt, ImageFailed, ImageLost, ImagePushed, Push
 from towline_image_builder.registry.client import Registry
@@ -28,7 +28,7 @@ def build(settings: ImageBuilderSettings, host: Host) -> Service[BuilderState]:
     http = httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False, headers={"user-agent": "towline"})
     groups = cgroup.hierarchy(f"towline-build-{digest_of(str(host.folder.resolve()))[:12]}")
     groups.sweep()  # builds of a process that was killed
-    shutil.rmtree(host.folder / "builds", ignore_errors=True)
+    remove_now(host.folder / "builds")
     to = settings.registry
     target = None if to is None else Target(to.address, to.prefix)
     registry = None if to is None else Registry(to, http)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from towline import cgroup
 from towline.errors import Permanent
 from towline.jail import Mount, NoJail
 from towline_image_builder.bases import FetchedBase
-from towline_image_builder.build import child, containment
+from towline_image_builder.build import child, containment, scratch
 from towline_image_builder.build.checkout import EPOCH
 from towline_image_builder.build.containment import BuildUser
 from towline_image_builder.settings import ImageBuilderSettings
@@ -99,19 +98,19 @@ class Buildah:
             return str(error)
         return None
 
-    async def build(self, name: str, order: Order, scratch: Path) -> Ended:
-        """`scratch` is a new folder of this build's own; the caller removes it. Raises NoJail and Permanent."""
+    async def build(self, name: str, order: Order, folder: Path) -> Ended:
+        """`folder` is a new folder of this build's own; the caller removes it. Raises NoJail and Permanent."""
         await self._prepare()
         stores = [await self._store(base) for base in {each.digest: each for each in order.bases.values()}.values()]
-        work = self._own(scratch / "work")
+        work = await self._own(folder / "work")
         at = [f"/bases/{number}" for number in range(len(stores))]
-        conf = self._conf(scratch / "storage.conf", "/work/storage", at)
+        conf = self._conf(folder / "storage.conf", "/work/storage", at)
         mounts = [Mount(work, "/work", writable=True), Mount(order.tree, "/tree"), conf]
         mounts += [Mount(store, target) for store, target in zip(stores, at, strict=True)]
         skipped = [diff.removeprefix("sha256:") for base in order.bases.values() for diff in base.layers]
         argv = ["/bin/sh", "-c", _BUILD, "build", "/work/out", *skipped, "--", *_bud(order)]
         limits = self._settings.limits
-        ended, exceeded = await self._run(name, argv, mounts, limits.seconds, limits.log_kib << 10)
+        ended, exceeded = await self._run(name, argv, mounts, limits.seconds, limits.log_kib << 10, watched=work)
         if ended.timed_out:
             exceeded = f"the time limit of {limits.seconds:g} s"
         return Ended(ended.code, ended.output, ended.seconds, work / "out", exceeded)
@@ -129,14 +128,14 @@ class Buildah:
     async def _driver_here(self) -> str:
         if self._driver is None:
             async with self._locks["driver"]:
-                probe = self._own(self._folder / "probe")
+                probe = await self._own(self._folder / "probe")
                 argv = ["/bin/sh", "-c", _PROBE]
                 ended, _ = await self._run("probe", argv, [Mount(probe, "/work", writable=True)], _OUT_OF_TIME, 4096)
                 self._driver = "overlay" if ended.code == 0 else "vfs"
                 if ended.code != 0:
                     said = ended.output.decode(errors="replace").strip()
                     log.warning("overlay does not work here; builds copy their bases", extra={"reason": said[-300:]})
-                shutil.rmtree(probe, ignore_errors=True)
+                await scratch.remove(probe)
         return self._driver
 
     async def _store(self, base: FetchedBase) -> Path:
@@ -146,7 +145,7 @@ class Buildah:
         async with self._locks[base.digest]:
             if store.exists():
                 return store
-            part = self._own(store.with_name(f"{driver}.part"))
+            part = await self._own(store.with_name(f"{driver}.part"))
             conf = self._conf(base.layout.parent / f"{driver}.conf", "/work/store", ())
             mounts = [Mount(part, "/work", writable=True), Mount(base.layout, "/base"), conf]
             argv = ["/bin/sh", "-c", "mkdir /work/tmp && buildah pull --quiet oci:/base"]
@@ -158,13 +157,14 @@ class Buildah:
                 raise Permanent(f"the base {base.home}@{base.digest} led its unpacking astray; it is not used")
             (part / "store").chmod(0o755)
             (part / "store").rename(store)
-            await asyncio.to_thread(shutil.rmtree, part, True)
+            await scratch.remove(part)
         return store
 
-    def _own(self, folder: Path) -> Path:
+    async def _own(self, folder: Path) -> Path:
         """A new, empty folder that the build user owns."""
         assert self._user is not None
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            await scratch.remove(folder)
         folder.mkdir(parents=True, mode=0o700)
         os.chown(folder, self._user.uid, self._user.gid)
         return folder
@@ -177,21 +177,41 @@ class Buildah:
         return Mount(file, "/etc/containers/storage.conf")
 
     async def _run(
-        self, name: str, argv: Sequence[str], mounts: Sequence[Mount], seconds: float, kept: int
+        self,
+        name: str,
+        argv: Sequence[str],
+        mounts: Sequence[Mount],
+        seconds: float,
+        kept: int,
+        *,
+        watched: Path | None = None,
     ) -> tuple[child.Ended, str | None]:
+        """How it ended, and which limit it ran into. The disk is limited where a folder is to be `watched`."""
         assert self._user is not None
         limits = self._settings.limits
-        allowed = cgroup.Limits(limits.memory_mib << 20, limits.processes, limits.cpus, limits.disk_mib << 20)
+        disk = None if watched is None else limits.disk_mib << 20
+        allowed = cgroup.Limits(limits.memory_mib << 20, limits.processes, limits.cpus, disk)
         group = await asyncio.to_thread(self._groups.group, name, allowed)
         namespace = await containment.user_namespace(self._user)
+        full = asyncio.create_task(_kill_when_larger(group, watched, disk)) if watched and disk else None
         try:
             line = containment.contained(group.inside(argv), namespace=namespace, etc=self._etc, mounts=mounts)
             of_child = child.Limits(seconds, kept)
             ended = await child.run(group.enter(line), limits=of_child, pass_fds=(namespace,))
+            if full is not None and full.done():
+                return ended, f"the disk limit of {limits.disk_mib} MiB"
             return ended, group.exceeded() if ended.code != 0 else None
         finally:
             os.close(namespace)
+            if full is not None:
+                full.cancel()
+                await asyncio.gather(full, return_exceptions=True)
             await asyncio.shield(asyncio.to_thread(group.remove))
+
+
+async def _kill_when_larger(group: cgroup.Group, folder: Path, limit: int) -> None:
+    await scratch.until_larger(folder, limit)
+    await asyncio.to_thread(group.kill)
 
 
 def _bud(order: Order) -> list[str]:

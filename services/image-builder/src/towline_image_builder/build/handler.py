@@ -32,6 +32,7 @@ from towline_image_builder.build import said
 from towline_image_builder.build.buildah import Buildah, Order
 from towline_image_builder.build.checkout import EPOCH, Answer, BaseUse
 from towline_image_builder.build.prepare import prepare
+from towline_image_builder.build.scratch import remove
 from towline_image_builder.messages import Build, Cancel, ImageBuilt, ImageFailed
 from towline_image_builder.registry.client import Registry
 from towline_image_builder.registry.push import tag_of
@@ -90,14 +91,14 @@ class Builds:
 
     async def _build(self, effect: Build) -> ImageBuilt | ImageFailed:
         scratch = self.folder / "builds" / digest_of(effect.build)[:32]
-        await asyncio.to_thread(shutil.rmtree, scratch, True)
+        await remove(scratch)
         scratch.mkdir(parents=True)
         try:
             return await self._built(effect, scratch)
         except _Refused as refused:
             return ImageFailed(build=effect.build, outcome=Outcome.FAILURE, problems=(refused.problem,))
         finally:
-            await asyncio.shield(asyncio.to_thread(shutil.rmtree, scratch, True))
+            await remove(scratch)
 
     async def _built(self, effect: Build, scratch: Path) -> ImageBuilt | ImageFailed:
         answer = await self._checked_out(effect, scratch)
@@ -155,12 +156,14 @@ class Builds:
             found = said.problem_of(
                 image.name, image.dockerfile, answer["steps"], ended.log, ended.exceeded, ended.code
             )
-            return ImageFailed(
-                build=effect.build, outcome=Outcome.FAILURE, problems=(found,), seconds=ended.seconds, log=written
+            return _failed(effect, found, ended.seconds, written)
+        try:
+            kept = await asyncio.to_thread(
+                layout.keep, ended.output, self.kept(key), list(bases.values()), most_bytes=self.most_image_bytes
             )
-        kept = await asyncio.to_thread(
-            layout.keep, ended.output, self.kept(key), list(bases.values()), most_bytes=self.most_image_bytes
-        )
+        except layout.BadLayout as bad:
+            found = Problem(message=str(bad), file=image.dockerfile, check=f"image {image.name}")
+            return _failed(effect, found, ended.seconds, written)
         await asyncio.to_thread(self._forget_old)
         return ImageBuilt(build=effect.build, key=key, digest=kept.digest, seconds=monotonic() - started, log=written)
 
@@ -171,6 +174,10 @@ class Builds:
         folders = sorted((self.folder / "images").iterdir(), key=lambda each: each.stat().st_mtime, reverse=True)
         for each in folders[MOST_KEPT:]:
             shutil.rmtree(each, ignore_errors=True)
+
+
+def _failed(effect: Build, problem: Problem, seconds: float, written: str) -> ImageFailed:
+    return ImageFailed(build=effect.build, outcome=Outcome.FAILURE, problems=(problem,), seconds=seconds, log=written)
 
 
 def _key_of(effect: Build, answer: Answer, resolved: dict[str, ResolvedBase]) -> str:
