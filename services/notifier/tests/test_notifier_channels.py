@@ -76,6 +76,13 @@ async def test_a_webhook_gets_a_signed_cloudevent_that_its_id_identifies(
     assert got.headers["webhook-signature"] == "v1," + base64.b64encode(signed).decode()
 
 
+async def test_an_answer_is_not_unpacked(receiver: Any, http: httpx.AsyncClient) -> None:
+    """A small answer may unpack to a huge one; one that cannot be unpacked shows that nobody tries."""
+    receiver.answers.append(web.Response(body=b"no gzip", headers={"content-encoding": "gzip"}))
+    await channel_to(receiver.url, http).send(DELIVER, 1)
+    assert receiver.requests[0].headers["accept-encoding"] == "identity"
+
+
 async def test_a_second_try_is_the_same_notice(receiver: Any, http: httpx.AsyncClient) -> None:
     webhook = channel_to(receiver.url, http, secret=SECRET)
     await webhook.send(DELIVER, 1)

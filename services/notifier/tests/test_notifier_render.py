@@ -9,19 +9,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from towline import flow
 from towline.events import (
     Applied,
+    ArtifactPackaged,
+    ArtifactPublished,
     BuildFinished,
+    BuildStarted,
     CandidateRejected,
+    ChangeAbandoned,
+    ChangeCreated,
     ChangeMerged,
+    ChangeUpdated,
     DriftDetected,
     DriftRepaired,
     Event,
+    HealthChanged,
     IncidentDetected,
     IncidentResolved,
+    NoticeRendered,
     Outcome,
     PinnedImage,
     PipelineRunFinished,
+    PipelineRunQueued,
     PipelineRunStarted,
     Problem,
     Purpose,
@@ -30,9 +40,12 @@ from towline.events import (
     ServiceUpgraded,
     Severity,
     SyncFinished,
+    SyncStarted,
+    TaskRunFinished,
+    TaskRunStarted,
     Verdict,
 )
-from towline_notifier.render import TEXT_CHARS, TITLE_CHARS, draft_of, notice_of
+from towline_notifier.render import _RENDERERS, TEXT_CHARS, TITLE_CHARS, draft_of, notice_of
 from towline_notifier.untrusted import block, line
 
 CHANGE: dict[str, Any] = {"repo": "git.test/shop/cart", "change": "git.test/shop/cart!login", "head": "a" * 40}
@@ -122,6 +135,30 @@ def test_a_notice_says_what_happened_where(event: Event, severity: Severity, tit
 )
 def test_what_goes_well_or_goes_on_is_no_news(event: Event) -> None:
     assert draft_of(event) is None
+
+
+PASSED_OVER = {
+    ChangeAbandoned,
+    PipelineRunQueued,
+    PipelineRunStarted,
+    TaskRunStarted,
+    TaskRunFinished,
+    BuildStarted,
+    ArtifactPackaged,
+    ArtifactPublished,
+    SyncStarted,
+    DriftDetected,
+    HealthChanged,
+}
+"""No news by themselves: they go on, or end in something that is told."""
+
+
+def test_every_event_that_the_map_sends_is_told_or_passed_over_on_purpose() -> None:
+    sent = flow.consumed_by(flow.NOTIFIER) - {NoticeRendered}
+    told = {event for event in sent if event in _RENDERERS}
+    titles = {ChangeCreated, ChangeUpdated}
+    assert told | titles | PASSED_OVER == sent
+    assert not told & PASSED_OVER
 
 
 def test_a_check_that_could_not_be_made_is_an_error_of_ours() -> None:

@@ -48,7 +48,7 @@ class Endpoint:
                 "POST",
                 await self.url.read(),
                 content=content,
-                headers={"user-agent": "towline-notifier", **headers},
+                headers={"user-agent": "towline-notifier", "accept-encoding": "identity", **headers},
                 extensions={**_timeout(self.timeout_seconds), ALLOW_PRIVATE: self.allow_private},
             )
         except httpx.InvalidURL:
@@ -69,7 +69,7 @@ class Endpoint:
         response = await self.client.send(request, stream=True)
         try:
             body = b""
-            async for chunk in response.aiter_bytes():
+            async for chunk in response.aiter_raw():  # not unpacked: a small answer may unpack to a huge one
                 body += chunk
                 if len(body) >= MOST_ANSWER_BYTES:
                     break
