@@ -18,6 +18,8 @@ from towline_cli.view.facts import Fact, read_facts
 from towline_cli.view.names import repo_of, short_change, short_digests, short_repos
 
 PARTITIONS = 12
+MOST_OUTPUT = 8
+"""Lines of a failed job's output that a status shows; the log has them all."""
 
 
 def status(config: Path | None, name: str | None, *, json: bool = False) -> None:
@@ -66,11 +68,23 @@ def short_names(facts: Sequence[Fact]) -> dict[str, str]:
 
 def change_lines(view: progress.ChangeView, short: Mapping[str, str]) -> list[str]:
     title = f"  “{view.title}”" if view.title else ""
+    says = first_line(view.says)
+    # A reason often quotes the first problem: what was said is not said again, what follows it is.
+    details = [line for problem in view.problems for line in problem_lines(problem) if line not in says]
     return [
         f"{view.state:<9} {short_change(view.change, short)}{title}",
-        f"          {view.says}",
-        *(f"          {p}" for p in view.problems),
+        *(f"          {line}" for line in (says, *details)),
     ]
+
+
+def first_line(text: str) -> str:
+    return text.partition("\n")[0]
+
+
+def problem_lines(problem: str) -> list[str]:
+    """A problem's sentence, and under it the end of the output that came with it."""
+    sentence, *output = [line for line in problem.splitlines() if line.strip()]
+    return [sentence, *(f"  | {line}" for line in output[-MOST_OUTPUT:])]
 
 
 def application_lines(view: progress.ApplicationView) -> list[str]:
@@ -84,7 +98,7 @@ def trace_lines(facts: Sequence[Fact], change: str, short: Mapping[str, str]) ->
     lines = [short_change(change, short) + (f"  trace {trace_id}" if trace_id else "")]
     for line in timeline.timeline(facts, change):
         lines.append(f"{line.after:>9.3f} s  {line.stage:<13} {line.text}")
-        lines.extend(f"{'':<27}{detail}" for detail in line.details)
+        lines.extend(f"{'':<27}{first_line(detail)}" for detail in line.details)
     return lines
 
 

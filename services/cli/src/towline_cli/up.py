@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from towline_cli import local_registry
 from towline_cli.lab import progress_on
 from towline_cli.local import LocalInstance, Surroundings
 
+log = logging.getLogger(__name__)
 BUSES = ("sqlite:///", "kafka://")
 
 
@@ -69,6 +71,7 @@ async def _run(config: Path, instance: LocalInstance | None) -> None:
 
             wanted = application(instance.name, instance.repository)
             background.append(asyncio.create_task(apply(settings.reconciler.kubeconfig, wanted)))
+            background[-1].add_done_callback(_tell_failure)
         instance.ready.write_text(f"{address}\n", encoding="ascii")
         registry = settings.image_builder.registry
         cluster = settings.reconciler.kubeconfig
@@ -84,6 +87,12 @@ async def _run(config: Path, instance: LocalInstance | None) -> None:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
+
+
+def _tell_failure(applying: asyncio.Task[None]) -> None:
+    """The services go on without it: what the cluster refused can be mended and applied by hand."""
+    if not applying.cancelled() and (error := applying.exception()) is not None:
+        log.error("the Application could not be applied", extra={"error": str(error)})
 
 
 def greeting(

@@ -63,8 +63,14 @@ _STAGES = {
 def _line(fact: Fact, after: float) -> Line:
     stage = _STAGES.get(fact.name.partition(".")[0], "reconciler")
     text = f"{fact.name}{_about(fact)}"
-    problems = tuple(problem_line(problem) for problem in fact.data.get("problems", ()))
+    said = [_sentence(problem_line(problem)) for problem in fact.data.get("problems", ())]
+    problems = tuple(problem for problem in dict.fromkeys(said) if problem not in text)
     return Line(after, stage, text, problems)
+
+
+def _sentence(reason: object) -> str:
+    """A reason may quote output; a timeline has one line for it."""
+    return str(reason).partition("\n")[0]
 
 
 def _about(fact: Fact) -> str:
@@ -76,22 +82,22 @@ def _about(fact: Fact) -> str:
         case "candidate.created":
             words = [str(data["candidate"])[:12], f"for {data['purpose']}"]
         case "candidate.rejected":
-            words = [f"({data['stage']})", str(data["reason"])]
+            words = [f"({data['stage']})", _sentence(data["reason"])]
         case "change.merged":
             words = [str(data["landed"])[:12], *(str(image["reference"]) for image in data.get("images", ()))]
         case "taskrun.started" | "taskrun.finished":
-            words = [str(data["task"]), str(data.get("verdict", "")), str(data.get("reason", ""))]
+            words = [str(data["task"]), str(data.get("verdict", "")), _sentence(data.get("reason", ""))]
         case "pipelinerun.finished" | "build.finished" | "sync.finished":
             words = [str(data["outcome"]), *(str(image["digest"]) for image in data.get("images", ()))]
         case "artifact.packaged" | "artifact.published":
             words = [str(data["image"]["name"]), str(data["image"]["digest"]), "(cached)" if data.get("cached") else ""]
         case "health.changed":
-            words = [f"{data['previous']} → {data['health']}", str(data.get("reason", ""))]
+            words = [f"{data['previous']} → {data['health']}", _sentence(data.get("reason", ""))]
         case "drift.detected" | "drift.repaired":
             words = [str(data["object"]), ", ".join(data.get("fields", ()))]
         case "notice.rendered":
             words = [f"to {data['channel']}:", str(data["title"])]
         case name if name.startswith(("service.", "sync.", "incident.")):
-            words = [str(data["application"]), str(data["revision"])[:12], str(data.get("reason", ""))]
+            words = [str(data["application"]), str(data["revision"])[:12], _sentence(data.get("reason", ""))]
     said = short_digests(" ".join(word for word in words if word))
     return f" {said}" if said else ""
