@@ -1,4 +1,4 @@
-"""What the conformance suite of the bus stands on: the same test bodies, run on SQLite and on Kafka.
+"""What the conformance suite of the bus stands on: the same test bodies, run on SQLite, on Kafka and in memory.
 
 A test gets a `ground`: an empty part of a bus that nobody else uses, and as many connections to it as it opens.
 """
@@ -17,6 +17,7 @@ import pytest_asyncio
 
 from towline.bus.open import open_bus
 from towline.bus.port import Cleanup, NewRecord, Topic, TopicPartition
+from towline.testing.memory import MemoryBus, MemoryLog
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from towline.bus.port import Bus, Consumer, Record
 
 PATIENCE_S = 20.0
+IN_MEMORY = "memory:"
 
 
 @dataclass
@@ -33,9 +35,10 @@ class Ground:
     url: str
     prefix: str = field(default_factory=lambda: f"t{uuid.uuid4().hex[:8]}")
     opened: list[Bus] = field(default_factory=list)
+    log: MemoryLog = field(default_factory=MemoryLog)
 
     async def open(self) -> Bus:
-        bus = await open_bus(self.url)
+        bus: Bus = MemoryBus(self.log) if self.url == IN_MEMORY else await open_bus(self.url)
         self.opened.append(bus)
         return bus
 
@@ -93,8 +96,10 @@ def numbered(topic: Topic, key: str, count: int, *, start: int = 0) -> Sequence[
     return [NewRecord(topic.name, key, str(number).encode()) for number in range(start, start + count)]
 
 
-@pytest.fixture(params=["sqlite", pytest.param("kafka", marks=pytest.mark.kafka)])
+@pytest.fixture(params=["sqlite", pytest.param("kafka", marks=pytest.mark.kafka), "memory"])
 def bus_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "memory":
+        return IN_MEMORY
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'bus.db'}"
     return f"kafka://{request.getfixturevalue('kafka_address')}"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,7 @@ from towline.telemetry import metrics, trace
 log = logging.getLogger(__name__)
 _STOPS_WITHIN = 5.0
 
-Finished = Callable[[str, OutboxItem, Event | None, str | None], Awaitable[None]]
+Finished = Callable[[str, OutboxItem, Event | None, str | None], Coroutine[Any, Any, None]]
 """(lane key, item, result, trace context): hand the result back; None when the effect has nothing to tell."""
 Ended = tuple[Event | None, str | None]
 
@@ -124,11 +124,8 @@ class Effects:
             self._heads[slot] = run.successor
             self._begin(run.successor)
 
-    def _spawn(self, work: Awaitable[None], name: str | None = None) -> asyncio.Task[None]:
-        async def done() -> None:
-            await work
-
-        task = asyncio.create_task(done(), name=name)
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str | None = None) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._forget)
         return task

@@ -19,7 +19,6 @@ from datetime import datetime
 from typing import Generic
 
 from towline import flow, killpoint
-from towline.bus.partition import partition_of
 from towline.bus.port import Bus, NewRecord, Record
 from towline.delivery import codec
 from towline.delivery.commits import Commits
@@ -98,7 +97,7 @@ class Intake(Generic[S]):
         """Let the turns under way in these partitions end, and begin no other."""
         leaving = []
         for key, queue in self._queues.items():
-            if partition_of(key, flow.PARTITIONS) in partitions:
+            if self._lanes.partition_of(key) in partitions:
                 while len(queue) > 1:
                     queue.pop()
                 leaving.append(self._tasks[key])

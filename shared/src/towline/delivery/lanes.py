@@ -50,6 +50,9 @@ class Lanes(Generic[S]):
     def get(self, key: str) -> Lane[S]:
         return self._lanes.get(key) or Lane(key, self._service.state())
 
+    def partition_of(self, key: str) -> int:
+        return partition_of(key, self._partitions)
+
     async def load(self, partition: int) -> list[Lane[S]]:
         """Rebuild the partition's lanes, to the end of what was written. Raises BusDown."""
         loader = Loader(self._service.state)
@@ -97,7 +100,7 @@ class Lanes(Generic[S]):
         """Write what only says "done", in one batch per partition; a busy lane takes it along with its next turn."""
         batches: dict[int, list[NewRecord]] = {}
         for key in [key for key in self._stale if key not in busy]:
-            partition = partition_of(key, self._partitions)
+            partition = self.partition_of(key)
             topic = flow.state_of(self._service.name)
             batches.setdefault(partition, []).extend(records_of(topic, partition, key, self._stale.pop(key)))
         await asyncio.gather(*(self._write(partition, records) for partition, records in batches.items()))
@@ -121,7 +124,7 @@ class Lanes(Generic[S]):
 
     def drop(self, partitions: Collection[int]) -> list[str]:
         """Leave partitions to others; returns the keys that were held there."""
-        gone = [key for key in self._lanes if partition_of(key, self._partitions) in partitions]
+        gone = [key for key in self._lanes if self.partition_of(key) in partitions]
         for key in gone:
             del self._lanes[key]
             self._stale.pop(key, None)
@@ -138,14 +141,14 @@ class Lanes(Generic[S]):
             self._forgotten[key] = asyncio.get_running_loop().time()
 
     async def _is_behind(self, lane: Lane[S], committed: Committed) -> bool:
-        partition = partition_of(lane.key, self._partitions)
+        partition = self.partition_of(lane.key)
         for topic, next_offset in lane.cursor.positions.items():
             if await committed(TopicPartition(topic, partition)) < next_offset:
                 return False
         return True
 
     async def _append(self, key: str, rows: Rows) -> None:
-        partition = partition_of(key, self._partitions)
+        partition = self.partition_of(key)
         records = records_of(flow.state_of(self._service.name), partition, key, rows)
         if records:
             await outlast(self._service.name, lambda: self._bus.append(self._state_of(partition), records))

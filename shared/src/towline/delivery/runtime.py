@@ -29,7 +29,7 @@ from towline.delivery.model import EffectFailed, Envelope, S, Service, SourceRun
 from towline.delivery.outlast import outlast
 from towline.delivery.retry import backoff
 from towline.delivery.timers import Timers
-from towline.errors import Permanent
+from towline.errors import Permanent, Retryable
 from towline.events.base import Event
 
 log = logging.getLogger(__name__)
@@ -155,15 +155,19 @@ class Runtime(Generic[S]):
                 await self.service.close()
 
     async def _run_source(self, source: SourceRun) -> None:
-        """A source that ends by a bug is started again, with back-off: without it the service would be deaf."""
+        """A source that ends by an error is begun again, with back-off: without it the service would be deaf."""
         tries = 0
         while not self._stopping.is_set():
             try:
                 await source(self, self._stopping)
                 return
-            except Exception:
+            except Exception as error:
                 tries += 1
-                log.exception("a source ended by a bug", extra={"service": self.service.name, "tries": tries})
+                extra = {"service": self.service.name, "tries": tries, "error": str(error)}
+                if isinstance(error, Retryable):
+                    log.warning("a source begins again", extra=extra)
+                else:
+                    log.exception("a source ended by a bug", extra=extra)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), backoff(tries, self.service.name))
 

@@ -1,0 +1,283 @@
+"""The bus in memory, for simulations: the port's promises, kept under the conformance suite, and places to break in.
+
+A `MemoryLog` is what survives a crash; a `MemoryBus` is one process's connection to it. A simulation overrides `reach`
+(before and after each operation takes place) and `offer` (what a fetch hands out) to delay, fail, repeat and kill.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from towline.bus.partition import partition_of
+from towline.bus.port import (
+    Assignment,
+    BusDown,
+    Cleanup,
+    LostAssignment,
+    NewRecord,
+    OnAssignment,
+    Record,
+    Topic,
+    TopicPartition,
+)
+from towline.bus.size import check_sizes
+from towline.errors import Permanent
+
+
+@dataclass
+class MemoryLog:
+    topics: dict[str, Topic] = field(default_factory=dict)
+    records: dict[TopicPartition, list[Record]] = field(default_factory=dict)
+    heads: dict[TopicPartition, int] = field(default_factory=dict)
+    offsets: dict[tuple[str, TopicPartition], int] = field(default_factory=dict)
+    members: dict[str, MemoryConsumer] = field(default_factory=dict)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def wake(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def ensure(self, topic: Topic) -> None:
+        present = self.topics.setdefault(topic.name, topic)
+        for setting, wanted, found in (
+            ("partitions", topic.partitions, present.partitions),
+            ("cleanup", topic.cleanup.value, present.cleanup.value),
+            ("retention", _shown(topic.retention), _shown(present.retention)),
+        ):
+            if wanted != found:
+                raise Permanent(f"topic {topic.name} exists with {setting} {found}, wanted is {wanted}")
+
+    def place(self, record: NewRecord) -> TopicPartition:
+        partition = record.partition
+        if partition is None:
+            partition = partition_of(record.key, self.topic(record.topic).partitions)
+        return self.check(TopicPartition(record.topic, partition))
+
+    def topic(self, name: str) -> Topic:
+        if name not in self.topics:
+            raise Permanent(f"topic {name} does not exist on this bus: `ensure` creates it")
+        return self.topics[name]
+
+    def check(self, at: TopicPartition) -> TopicPartition:
+        partitions = self.topic(at.topic).partitions
+        if not 0 <= at.partition < partitions:
+            raise Permanent(f"topic {at.topic} has partitions 0 to {partitions - 1}, not {at.partition}")
+        return at
+
+    def add(self, record: NewRecord) -> int:
+        at = self.place(record)
+        offset = self.heads.get(at, 0)
+        self.heads[at] = offset + 1
+        kept = self.records.setdefault(at, [])
+        if self.topics[at.topic].cleanup is Cleanup.COMPACT:
+            kept[:] = [older for older in kept if older.key != record.key]
+        now_ms = time.time_ns() // 1_000_000
+        headers = dict(record.headers)
+        kept.append(Record(at.topic, at.partition, offset, record.key, record.value, headers, now_ms))
+        return offset
+
+    def after(self, at: TopicPartition, start: int, limit: int) -> list[Record]:
+        return [record for record in self.records.get(at, ()) if record.offset >= start][:limit]
+
+
+class MemoryBus:
+    def __init__(self, log: MemoryLog) -> None:
+        self.log = log
+        self._closed = False
+        self._consumers: list[MemoryConsumer] = []
+
+    async def reach(self, operation: str, *, done: bool) -> None:  # noqa: ARG002 for those who override it
+        """Called before an operation takes place and, with `done`, before its caller is told."""
+        await asyncio.sleep(0)
+
+    def offer(self, behind: Mapping[TopicPartition, int], limit: int) -> list[Record]:
+        """What a fetch hands out of the partitions with records after their positions."""
+        found: list[Record] = []
+        for at, position in behind.items():
+            found += self.log.after(at, position, limit - len(found))
+        return found
+
+    async def ensure(self, topics: Sequence[Topic]) -> None:
+        await self.reach("ensure", done=False)
+        for topic in topics:
+            self.log.ensure(topic)
+
+    async def publish(self, records: Sequence[NewRecord]) -> Sequence[int]:
+        self._open()
+        check_sizes(records)
+        await self.reach("publish", done=False)
+        for record in records:
+            self.log.place(record)
+        offsets = [self.log.add(record) for record in records]
+        self.log.wake()
+        await self.reach("publish", done=True)
+        return offsets
+
+    async def append(self, at: TopicPartition, records: Sequence[NewRecord]) -> int:
+        self._open()
+        check_sizes(records, together=True)
+        for record in records:
+            if record.topic != at.topic or record.partition not in (None, at.partition):
+                raise ValueError(f"a record for {record.topic} partition {record.partition} in an append to {at}")
+        await self.reach("append", done=False)
+        first = self.log.heads.get(self.log.check(at), 0)
+        for record in records:
+            self.log.add(NewRecord(record.topic, record.key, record.value, record.headers, at.partition))
+        self.log.wake()
+        await self.reach("append", done=True)
+        return first
+
+    async def consumer(
+        self,
+        group: str,
+        topics: Sequence[str],
+        *,
+        member: str,
+        on_assigned: OnAssignment | None = None,
+        on_revoked: OnAssignment | None = None,
+    ) -> MemoryConsumer:
+        self._open()
+        for name in topics:
+            self.log.topic(name)
+        await self.reach("join", done=False)
+        consumer = MemoryConsumer(self, group, topics, member, on_assigned, on_revoked)
+        if holder := self.log.members.get(group):
+            raise Permanent(f"group {group} has a member already: {holder.member}; the bus in memory takes one")
+        self.log.members[group] = consumer
+        self._consumers.append(consumer)
+        return consumer
+
+    async def read(self, at: TopicPartition, *, start: int = 0, limit: int = 1000) -> Sequence[Record]:
+        await self.reach("read", done=False)
+        return self.log.after(self.log.check(at), start, limit)
+
+    async def end(self, at: TopicPartition) -> int:
+        await self.reach("end", done=False)
+        return self.log.heads.get(self.log.check(at), 0)
+
+    async def topics(self) -> Sequence[str]:
+        return sorted(self.log.topics)
+
+    async def close(self) -> None:
+        self._closed = True
+        for consumer in self._consumers:
+            await consumer.close()
+
+    def _open(self) -> None:
+        if self._closed:
+            raise BusDown("the bus is closed")
+
+
+class MemoryConsumer:
+    def __init__(
+        self,
+        bus: MemoryBus,
+        group: str,
+        topics: Sequence[str],
+        member: str,
+        on_assigned: OnAssignment | None,
+        on_revoked: OnAssignment | None,
+    ) -> None:
+        self.member = member
+        self._bus = bus
+        self._log = bus.log
+        self._group = group
+        self._topics = topics
+        self._on_assigned = on_assigned
+        self._on_revoked = on_revoked
+        self._positions: dict[TopicPartition, int] = {}
+        self._paused: set[TopicPartition] = set()
+        self._assignment: Assignment = frozenset()
+        self._lost = False
+        self._closed = False
+
+    @property
+    def assignment(self) -> Assignment:
+        return self._assignment
+
+    def lose(self) -> None:
+        """As after a session that timed out: the next fetch tells the loss, and then the new assignment."""
+        self._lost = True
+        self._log.wake()
+
+    async def fetch(self, *, limit: int = 500, timeout: float = 1.0) -> Sequence[Record]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while not self._closed:
+            woken = self._log.changed
+            await self._settle()
+            await self._bus.reach("fetch", done=False)
+            heads = self._log.heads
+            behind = {
+                at: position
+                for at, position in self._positions.items()
+                if position < heads.get(at, 0) and at not in self._paused
+            }
+            records = [] if self._lost or self._closed or limit < 1 else self._bus.offer(behind, limit)
+            for record in records:
+                self._positions[record.position] = record.offset + 1
+            if records:
+                return records
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await woken.wait()
+            except TimeoutError:
+                return []
+        return []
+
+    async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        await self._bus.reach("commit", done=False)
+        if self._lost or set(offsets) - self._assignment:
+            raise LostAssignment(f"group {self._group} has not assigned {min(offsets)} to this member")
+        for at, next_ in offsets.items():
+            self._log.offsets[self._group, at] = next_
+
+    async def committed(self, partition: TopicPartition) -> int | None:
+        return self._log.offsets.get((self._group, partition))
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        if partition not in self._assignment:
+            raise LostAssignment(f"group {self._group} has not assigned {partition} to this member")
+        self._positions[partition] = offset
+        self._log.wake()
+
+    def pause(self, *partitions: TopicPartition) -> None:
+        self._paused.update(partitions)
+
+    def resume(self, *partitions: TopicPartition) -> None:
+        self._paused.difference_update(partitions)
+        self._log.wake()
+
+    async def close(self) -> None:
+        self._closed = True
+        self._assignment = frozenset()
+        if self._log.members.get(self._group) is self:
+            del self._log.members[self._group]
+        self._log.wake()
+
+    async def _settle(self) -> None:
+        if self._lost:
+            lost, self._assignment = self._assignment, frozenset()
+            if lost and self._on_revoked is not None:
+                await self._on_revoked(lost)
+            self._lost = False
+        if self._assignment:
+            return
+        topics = (self._log.topic(name) for name in self._topics)
+        gained = frozenset(TopicPartition(topic.name, n) for topic in topics for n in range(topic.partitions))
+        self._positions = {at: self._log.offsets.get((self._group, at), 0) for at in gained}
+        self._assignment = gained
+        try:
+            if self._on_assigned is not None:
+                await self._on_assigned(gained)
+        except BaseException:
+            self._assignment = frozenset()  # so that the next fetch tells it again
+            raise
+
+
+def _shown(retention: timedelta | None) -> str:
+    return "for ever" if retention is None else str(retention)
