@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import zlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -16,11 +19,13 @@ from towline.delivery.model import Envelope
 from towline.delivery.runtime import utc_now
 from towline.events import (
     CandidateCreated,
+    CandidateSuperseded,
     Event,
     Outcome,
     PipelineRunFinished,
     Purpose,
     TaskRunFinished,
+    TaskRunStarted,
     Verdict,
 )
 from towline.host import Host
@@ -91,36 +96,125 @@ class Bench:
         return await self.log.wait_for(PipelineRunFinished, lambda event: event.candidate == candidate)
 
 
+Start = Callable[[], AbstractAsyncContextManager[Bench]]
+
+
 @pytest.fixture
-def start(tmp_path: Path) -> Callable[[], object]:
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts the service on one bus and one folder, as often as it is asked to."""
+    bus = await open_bus(f"sqlite:///{tmp_path}/bus.db", partitions=flow.PARTITIONS)
+    store = FolderStore(tmp_path / "artifacts")
+    (tmp_path / "ci-runner").mkdir()
+    bench = Bench(bus, store)
+
     @asynccontextmanager
     async def started() -> AsyncIterator[Bench]:
-        store = FolderStore(tmp_path / "artifacts")
-        folder = tmp_path / "ci-runner"
-        folder.mkdir(exist_ok=True)
-        bus = await open_bus(f"sqlite:///{tmp_path}/bus.db", partitions=flow.PARTITIONS)
-        try:
-            async with running(bus, build(CiRunnerSettings(), Host(store, folder))):
-                yield Bench(bus, store)
-        finally:
-            await bus.close()
+        async with running(bus, build(CiRunnerSettings(), Host(store, tmp_path / "ci-runner"))):
+            yield bench
 
-    return started
+    yield started
+    await bus.close()
 
 
 UNIT = Job(name="unit", run=("python3 -m unittest tests",))
+SLEEP = Job(name="slow", run=("echo begun", "exec sleep 61100.5"))
 
 
-async def test_a_good_candidate_is_valid_and_every_task_says_so(start) -> None:  # type: ignore[no-untyped-def]
+def sleeping() -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes() == b"sleep\x0061100.5\0":
+                found.append(int(path.parent.name))
+    return found
+
+
+async def until(holds: Callable[[], object]) -> None:
+    while not holds():  # noqa: ASYNC110 - the kernel tells nobody
+        await asyncio.sleep(0)
+
+
+async def test_a_good_candidate_is_valid_and_every_task_says_so(start: Start) -> None:
     async with start() as bench:
         files = {"tests.py": TESTS, "greeting": b"hello", "deploy/app.yaml": DEPLOYMENT.replace(b"REPLICAS", b"2")}
         await bench.publish(bench.candidate(files, (UNIT,), manifests=("deploy",)))
         finished = await bench.finished()
         assert (finished.verdict, finished.outcome, finished.problems) == (Verdict.VALID, Outcome.SUCCESS, ())
-        assert 0 < finished.job_seconds < 10
+        assert 0 < finished.job_seconds < 60
         tasks = {event.task: event for event in bench.log.all(TaskRunFinished)}
         assert {name: event.verdict for name, event in tasks.items()} == dict.fromkeys(
             ("configuration", "lint", "unit"), Verdict.VALID
         )
         assert tasks["unit"].log is not None
         assert b"Ran 1 test" in bench.store.get(tasks["unit"].log)
+
+        again = bench.candidate(files, (UNIT,), manifests=("deploy",), candidate="d" * 40)
+        await bench.publish(again)
+        assert (await bench.finished("d" * 40)).verdict is Verdict.VALID
+        assert len(bench.log.all(TaskRunStarted)) == 3
+
+
+async def test_a_bad_candidate_is_told_what_is_wrong_and_where(start: Start) -> None:
+    async with start() as bench:
+        files = {"tests.py": TESTS, "greeting": b"bye", "deploy/app.yaml": DEPLOYMENT.replace(b"REPLICAS", b"two")}
+        ship = Job(name="ship", run=("true",), needs=("unit",))
+        await bench.publish(bench.candidate(files, (UNIT, ship), manifests=("deploy",)))
+        finished = await bench.finished()
+        assert (finished.verdict, finished.outcome) == (Verdict.INVALID, Outcome.FAILURE)
+        manifest, test = sorted(finished.problems, key=lambda problem: problem.check or "")
+        assert str(manifest) == (
+            "deploy/app.yaml:6: Deployment hello: spec.replicas: expected a whole number, found the text 'two'"
+        )
+        assert (test.check, test.file, test.line) == ("unit", "tests.py", 4)
+        assert test.message.startswith("job unit failed with exit code 1\nFAIL: test_a_name_is_greeted (")
+        assert "AssertionError: 'bye' != 'hello'" in test.message
+        skipped = await bench.log.wait_for(TaskRunFinished, lambda event: event.task == "ship")
+        assert (skipped.verdict, skipped.reason) == (Verdict.SKIPPED, "it needs unit, which did not pass")
+
+
+async def test_a_superseded_candidate_is_cancelled_with_its_processes(start: Start) -> None:
+    async with start() as bench:
+        event = bench.candidate({"x": b""}, (SLEEP,))
+        await bench.publish(event)
+        await until(sleeping)
+        shared = event.model_dump(include={"repo", "change", "target", "head", "candidate"})
+        await bench.publish(CandidateSuperseded(**shared, reason="a new head was pushed"))
+        assert (await bench.finished()).outcome is Outcome.CANCEL
+        await until(lambda: not sleeping())
+
+
+async def test_a_job_cut_off_by_a_restart_is_run_again_and_finishes_once(start: Start) -> None:
+    async with start() as bench:
+        await bench.publish(bench.candidate({"x": b""}, (SLEEP,)))
+        await until(sleeping)
+        first = sleeping()
+    assert sleeping() == []
+    async with start() as bench:
+        await until(sleeping)
+        assert sleeping() != first
+        event = bench.candidate({"x": b""}, (SLEEP,))
+        shared = event.model_dump(include={"repo", "change", "target", "head", "candidate"})
+        await bench.publish(CandidateSuperseded(**shared, reason="a new head was pushed"))
+        await bench.finished()
+        assert len(bench.log.all(TaskRunStarted)) == 3
+        assert len(bench.log.all(PipelineRunFinished)) == 1
+
+
+async def test_a_snapshot_that_is_not_stored_is_the_runners_fault(start: Start) -> None:
+    async with start() as bench:
+        await bench.publish(bench.candidate({"x": b""}, (), snapshot="sha256:" + "9" * 64))
+        told = await bench.log.wait_for(TaskRunFinished)
+        assert (told.verdict, told.attempt) == (Verdict.ERROR, 1)
+        assert "holds nothing under sha256:999" in told.reason
+
+
+async def test_a_tree_that_leads_out_is_refused_by_every_task(start: Start) -> None:
+    async with start() as bench:
+        entries = [snapshot.Entry("out", snapshot.SYMLINK, b"/etc/shadow")]
+        raw = b"towline-snapshot 1\n120000 3 11\nout/etc/shadow"
+        bad = {"source_tree": snapshot.tree_id(entries), "snapshot": bench.store.put(zlib.compress(raw))}
+        await bench.publish(bench.candidate({}, (UNIT,), **bad))
+        finished = await bench.finished()
+        assert finished.verdict is Verdict.INVALID
+        assert {problem.check for problem in finished.problems} == {"configuration", "lint", "unit"}
+        assert all("outside of the tree" in problem.message for problem in finished.problems)

@@ -193,7 +193,7 @@ def _scalar(node: Any) -> Any:
 
 def _is_tagged_text(node: Any) -> bool:
     """`!!str 5`; without a tag PyYAML also takes for text what Kubernetes takes for a number, such as 1e3."""
-    return node.tag == f"{_TAG}str" and node.end_mark.index - node.start_mark.index > len(node.value)
+    return bool(node.tag == f"{_TAG}str" and node.end_mark.index - node.start_mark.index > len(node.value))
 
 
 def _integer(text: str) -> int:
