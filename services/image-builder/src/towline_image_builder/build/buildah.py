@@ -193,24 +193,26 @@ class Buildah:
         allowed = cgroup.Limits(limits.memory_mib << 20, limits.processes, limits.cpus, disk)
         group = await asyncio.to_thread(self._groups.group, name, allowed)
         namespace = await containment.user_namespace(self._user)
-        full = asyncio.create_task(_kill_when_larger(group, watched, disk)) if watched and disk else None
+        full = asyncio.Event()
+        watch = asyncio.create_task(_kill_when_larger(group, watched, disk, full)) if watched and disk else None
         try:
             line = containment.contained(group.inside(argv), namespace=namespace, etc=self._etc, mounts=mounts)
             of_child = child.Limits(seconds, kept)
             ended = await child.run(group.enter(line), limits=of_child, pass_fds=(namespace,))
-            if full is not None and full.done():
+            if full.is_set():
                 return ended, f"the disk limit of {limits.disk_mib} MiB"
             return ended, group.exceeded() if ended.code != 0 else None
         finally:
             os.close(namespace)
-            if full is not None:
-                full.cancel()
-                await asyncio.gather(full, return_exceptions=True)
+            if watch is not None:
+                watch.cancel()
+                await asyncio.gather(watch, return_exceptions=True)
             await asyncio.shield(asyncio.to_thread(group.remove))
 
 
-async def _kill_when_larger(group: cgroup.Group, folder: Path, limit: int) -> None:
+async def _kill_when_larger(group: cgroup.Group, folder: Path, limit: int, full: asyncio.Event) -> None:
     await scratch.until_larger(folder, limit)
+    full.set()
     await asyncio.to_thread(group.kill)
 
 
