@@ -14,6 +14,7 @@ import yaml
 from towline import flow
 from towline.settings import load
 from towline_cli.settings import TowlineSettings
+from towline_reconciler.api.application import GROUP, KIND, VERSION, ApplicationSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -152,3 +153,19 @@ def test_the_configuration_of_compose_is_valid_and_names_parts_of_compose() -> N
     assert settings.image_builder.registry.address.split(":")[0] in PARTS
     assert all("@gitea:" in each.url for each in settings.git_watcher.repositories)
     assert {"kafka", "gitea"} <= set(PARTS)
+
+
+def test_the_application_of_compose_follows_the_repository_that_is_watched() -> None:
+    settings = load(TowlineSettings, ROOT / "deploy" / "compose" / "towline.yaml", {})
+    application = yaml.safe_load((ROOT / "deploy" / "compose" / "application.yaml").read_text())
+    assert (application["apiVersion"], application["kind"]) == (f"{GROUP}/{VERSION}", KIND)
+    spec = ApplicationSpec.model_validate(application["spec"])
+    assert spec.source.url in {each.url for each in settings.git_watcher.repositories}
+
+
+def test_what_the_dockerfiles_copy_is_not_left_out_of_the_context() -> None:
+    ignore = (ROOT / ".dockerignore").read_text().split("\n")
+    kept = [line.removeprefix("!").replace("*", "[^/]*") for line in ignore if line.startswith("!")]
+    for service in flow.SERVICES:
+        for path in copied(service):
+            assert any(re.match(rf"{pattern}(/|$)", path) for pattern in kept), path

@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 import typer.main
+import yaml
 
 from towline import flow
 from towline.bus.open import open_bus
 from towline.bus.port import NewRecord
 from towline.project.read import read_project
+from towline.settings import load
 from towline_cli.main import app
+from towline_cli.settings import TowlineSettings
+from towline_reconciler.api.application import ApplicationSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("services/*/README.md"))]
@@ -58,6 +62,16 @@ def test_the_readme_shows_a_pipeline_that_can_be_read() -> None:
     [example] = re.findall(r"```yaml\n(version: 1.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     project = read_project(example.encode())
     assert [job.name for job in project.jobs] == ["unit", "smoke"]
+
+
+def test_the_settings_and_the_application_of_the_first_page_are_valid(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "operate" / "start.md").read_text()
+    settings, application = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    file = tmp_path / "towline.yaml"
+    file.write_text(settings)
+    assert load(TowlineSettings, file, {}).notifier.channels["team"].kind == "slack"
+    spec = ApplicationSpec.model_validate(yaml.safe_load(application)["spec"])
+    assert spec.source.url == "/srv/git/app.git"
 
 
 def test_the_readme_names_the_event_under_each_arrow() -> None:
