@@ -1,7 +1,7 @@
 """The bus in one SQLite file: WAL, synchronous=FULL, group commit, any number of processes.
 
-A consumer is woken at once by a publish of its own process, and by others through the file's data version,
-looked at every 5 ms after activity and every 100 ms when idle.
+A consumer is woken at once by a publish of its own process, by others through a datagram (see `wake`), and at the
+latest after a second, when the file's data version is looked at.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from towline.bus.sqlite.consumer import SqliteConsumer
 from towline.bus.sqlite.lease import HEARTBEAT_S
 from towline.bus.sqlite.ledger import Ledger
 from towline.bus.sqlite.reader import Reader
+from towline.bus.sqlite.wake import Wake
 from towline.bus.sqlite.writer import Writer
 from towline.errors import TowlineError
 
 _LOG = logging.getLogger(__name__)
-_POLL_MIN_S = 0.005
-_POLL_MAX_S = 0.1
+_LOOK_EVERY_S = 1.0
+_LOOK_OFTEN_S = 0.05
+"""Where the file system or the operating system has no such sockets."""
 _SWEEP_EVERY_S = 3600.0
 
 
@@ -38,6 +40,8 @@ class SqliteBus:
         self.changed = asyncio.Event()
         self.writer = Writer(path, self._on_commit)
         self.reader: Reader
+        self._wake: Wake | None = None
+        self._told = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._consumers: set[SqliteConsumer] = set()
         self._tasks: list[asyncio.Task[None]] = []
@@ -49,6 +53,10 @@ class SqliteBus:
         bus = cls(Path(path))
         await bus.writer.open()
         bus.reader = Reader(bus.path)
+        try:
+            bus._wake = Wake(bus.path, bus._told.set)
+        except OSError as error:
+            _LOG.info("other processes are noticed by looking at the file", extra={"error": str(error)})
         bus.heads = bus.reader.heads()
         bus._tasks = [asyncio.create_task(bus._follow()), asyncio.create_task(bus._keep())]
         return bus
@@ -122,6 +130,8 @@ class SqliteBus:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.writer.close()
         await self.reader.close()
+        if self._wake is not None:
+            self._wake.close()
 
     # -- for its consumers -----------------------------------------------------------------------------------------
 
@@ -141,6 +151,11 @@ class SqliteBus:
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _on_commit(self, heads: Mapping[TopicPartition, int]) -> None:
+        self._advance(heads)
+        if self._wake is not None:
+            self._wake.tell()
+
+    def _advance(self, heads: Mapping[TopicPartition, int]) -> None:
         for at, next_ in heads.items():
             self.heads[at] = max(next_, self.heads.get(at, 0))
         self.wake()
@@ -148,20 +163,19 @@ class SqliteBus:
     async def _follow(self) -> None:
         """Notice what other processes published."""
         seen = self.reader.version()
-        pause = _POLL_MAX_S
+        every = _LOOK_OFTEN_S if self._wake is None else _LOOK_EVERY_S
         while True:
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.3, _POLL_MAX_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._told.wait(), timeout=every)
+            self._told.clear()
             if not self._consumers:
                 continue
             with suppress(BusDown):  # locked for a moment: look again
                 version = self.reader.version()
-                if version == seen:
-                    continue
-                heads = self.reader.heads()
-                seen, pause = version, _POLL_MIN_S
-                if heads != self.heads:
-                    self._on_commit(heads)
+                if version != seen:
+                    seen, heads = version, self.reader.heads()
+                    if heads != self.heads:
+                        self._advance(heads)
 
     async def _keep(self) -> None:
         """Refresh the leases, and remove what is outlived at the start and every hour."""
