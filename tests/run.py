@@ -62,6 +62,7 @@ class Group:
 GROUPS = (
     Group("unit", ("shared/tests", "services/*/tests"), fast=True, parts=False),
     Group("contract", ("tests/contract",), fast=True),
+    Group("simulation", ("tests/simulation",), parts=False),
     Group("flow", ("tests/flow",)),
     Group("lab", ("tests/lab",)),
     Group("chaos", ("tests/chaos",)),
