@@ -60,3 +60,11 @@ def run(
         last = " | ".join(line.strip() for line in deque(lines, SHOWN_LINES) if line.strip())
         raise LabError(part, f"`{' '.join(words[:3])} …` failed with exit code {child.returncode}: {last}.", log=log)
     return "".join(lines)
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder with everything in it, and nothing that is mounted below it.
+
+    By `rm`: a node's unpacked images are ten thousands of files, for which Python's own takes several times as long.
+    """
+    run("folder", ["rm", "-rf", "--one-file-system", "--", folder])

@@ -7,7 +7,6 @@ whichever process that is called; nothing else is touched. Two instances of diff
 from __future__ import annotations
 
 import re
-import shutil
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from towline_cli.lab import base_image, kafka, kube, network, node, oci, pause, processes, record, registry
 from towline_cli.lab.cache import Cache
+from towline_cli.lab.command import remove_folder
 from towline_cli.lab.errors import AlreadyRunning, LabError
 from towline_cli.lab.install import Part
 from towline_cli.lab.layout import PORT_NAMES, Layout
@@ -234,11 +234,11 @@ class Instance:
             done += [f"network interface {name}" for name in network.remove_interfaces(found.bridge, found.index)]
             done += [f"control group {name[:12]}" for name in node.remove_cgroups(layout)]
         if self.state.exists():
-            shutil.rmtree(self.state)
+            remove_folder(self.state)
             done.append(f"folder {self.state}")
         record.remove(self.folder)
         if not keep_logs and self.folder.exists():
-            shutil.rmtree(self.folder)
+            remove_folder(self.folder)
             done.append(f"folder {self.folder}")
         return done
 
