@@ -90,6 +90,11 @@ test-nightly: ## as test, with the full counts of histories and seeds
 check: setup ## lint, format, types, import contracts, lock file, schemas, generated documents
 	@exec "$(PY)" tests/run.py check
 
+.PHONY: docs
+docs: setup ## write the documents that are made from code
+	@"$(PY)" -m towline.docs
+	"$(PY)" -m towline_cli.docs
+
 .PHONY: bench
 bench: ## measure all figures and write docs/figures.md
 	$(call preflight,test)
