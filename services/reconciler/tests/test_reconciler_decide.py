@@ -64,15 +64,16 @@ def gone() -> ApplicationGone:
     return ApplicationGone(application=APP, repo=REPO, revision="r1")
 
 
+revisions = st.sampled_from(["r1", "r2"])
 observations = st.one_of(
-    st.builds(began, st.sampled_from(SYNCS), st.sampled_from(["r1", "r2"])),
+    st.builds(began, st.sampled_from(SYNCS), revisions),
     st.builds(
         ended,
         st.sampled_from(SYNCS),
         st.sampled_from(["r1", "r2"]),
         st.sampled_from([Outcome.SUCCESS, Outcome.FAILURE]),
     ),
-    st.builds(health, st.sampled_from(list(Health)), st.sampled_from(["r1", "r2"]), failed=st.booleans()),
+    st.builds(health, st.sampled_from(list(Health)), revisions, failed=st.booleans()),
     st.builds(drift, st.sampled_from(["A a/a", "B b/b"])),
     st.builds(repaired, st.sampled_from(["A a/a", "B b/b"])),
 )

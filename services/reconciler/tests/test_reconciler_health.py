@@ -25,7 +25,7 @@ def live(api: str, kind: str, spec: dict[str, Any], status: dict[str, Any]) -> d
     return {"apiVersion": api, "kind": kind, "metadata": {"name": "x", "generation": 2}, "spec": spec, "status": status}
 
 
-CASES = {
+CASES: dict[str, tuple[Health, str, str, dict[str, Any], dict[str, Any]]] = {
     "deployment done": (H, "apps/v1", "Deployment", {"replicas": 2}, DONE),
     "deployment of no pods": (H, "apps/v1", "Deployment", {"replicas": 0}, {"observedGeneration": 2}),
     "deployment unseen": (P, "apps/v1", "Deployment", {"replicas": 2}, {}),
