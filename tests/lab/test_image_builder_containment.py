@@ -176,7 +176,19 @@ def test_the_same_run_without_the_jail_finds_everything(
         base = subprocess.run(pull, capture_output=True, text=True, check=True).stdout.strip()
         for name, text in target.files.items():
             (context / name).write_text(text.replace(lab_instance.base_image, base))
-        build = ["buildah", *store, "bud", *anything, "--isolation", "chroot", "--tag", "x", str(context)]
+        build = [
+            "buildah",
+            *store,
+            "bud",
+            *anything,
+            "--cap-add",
+            "all",
+            "--isolation",
+            "chroot",
+            "--tag",
+            "x",
+            str(context),
+        ]
         done = subprocess.run(build, capture_output=True, text=True, check=False)
     finally:
         shutil.rmtree(tmp_path / "root", ignore_errors=True)
