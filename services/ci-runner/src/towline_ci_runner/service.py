@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 from functools import partial
 
@@ -19,11 +20,15 @@ from towline_ci_runner.sandbox.stock import Stock
 from towline_ci_runner.settings import CiRunnerSettings
 from towline_ci_runner.state import RunnerState
 
+log = logging.getLogger(__name__)
+
 
 def build(settings: CiRunnerSettings, host: Host) -> Service[RunnerState]:
     """Ends what a runner on the same folder left behind, before this one starts anything."""
     groups = hierarchy(f"towline-ci-runner-{digest_of(str(host.folder.resolve()))[:12]}")
     groups.sweep()
+    if groups.weakness is not None:
+        log.warning("jobs are limited less than they should be", extra={"because": groups.weakness})
     stock = Stock(groups, settings.limits, settings.ready_sandboxes)
     jobs = Jobs(host.store, stock)
     checks = Checks(settings, host.store, groups)
