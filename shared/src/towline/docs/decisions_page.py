@@ -9,7 +9,7 @@ from towline.errors import BadInput, Location
 
 FOLDER = "decisions"
 _NAME = re.compile(r"(\d{4})-[a-z0-9-]+\.md")
-_TITLE = re.compile(r"# (\d{4})\.? (\S.*)")
+_TITLE = re.compile(r"# (\d{4})(?:[.:]| [-–—])? (\S.*)")
 
 _PAGE = """\
 # Decisions
