@@ -182,8 +182,7 @@ class SqliteBus:
         sweep_at = 0.0
         while True:
             try:
-                for consumer in list(self._consumers):
-                    await consumer.beat()
+                await asyncio.gather(*(consumer.beat() for consumer in self._consumers))  # one transaction for all
                 if time.monotonic() >= sweep_at:
                     await self.sweep()
                     sweep_at = time.monotonic() + _SWEEP_EVERY_S

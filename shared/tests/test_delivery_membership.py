@@ -1,0 +1,217 @@
+"""What a runtime keeps and lets go: forgotten lanes, lost groups, held-back partitions, parts that break."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from shared.tests.conftest import NOW, Tally, Tell, Told, created
+
+from towline import flow
+from towline.bus.port import MAX_RECORD_BYTES, TopicPartition
+from towline.delivery import codec, commits
+from towline.delivery.lane import Loader
+from towline.delivery.model import Decision, EffectContext, Envelope, Service
+from towline.delivery.runtime import Runtime
+from towline.testing import virtual
+from towline.testing.memory import MemoryBus, MemoryLog
+
+Scene = Callable[[MemoryBus], Awaitable[None]]
+
+
+def play(scene: Scene) -> None:
+    async def whole() -> None:
+        log = MemoryLog()
+        for topic in flow.topics(("notifier",)):
+            log.ensure(topic)
+        await scene(MemoryBus(log))
+
+    virtual.run(whole())
+
+
+def start(bus: MemoryBus, service: Service[Tally], **options: float) -> tuple[Runtime[Tally], asyncio.Task[None]]:
+    loop = asyncio.get_running_loop()
+    runtime = Runtime(service, bus, now=lambda: datetime.fromtimestamp(loop.time(), UTC), **options)  # type: ignore[arg-type]
+    return runtime, asyncio.create_task(runtime.run())
+
+
+async def end(runtime: Runtime[Tally], task: asyncio.Task[None]) -> None:
+    runtime.stop()
+    await task
+
+
+async def push(bus: MemoryBus, head: str, sequence: int, repo: str = "local/app") -> None:
+    lane = f"git-watcher/{repo}@1"
+    arrived = Envelope(created(head, repo), f"e-{repo}-{sequence}", "/t", NOW, repo, None, None, lane, sequence)
+    await bus.publish([codec.encode(arrived, flow.CHANGES.topic)])
+
+
+def rows(bus: MemoryBus) -> list[str]:
+    """Keys of the state topic that have a value."""
+    return [
+        record.key
+        for at, records in bus.log.records.items()
+        if at.topic == flow.state_of("notifier")
+        for record in records
+        if record.value is not None
+    ]
+
+
+def tally_of(bus: MemoryBus, key: str = "local/app") -> Tally:
+    loader = Loader(Tally)
+    for partition in range(flow.PARTITIONS):
+        for record in bus.log.records.get(TopicPartition(flow.state_of("notifier"), partition), ()):
+            loader.feed(record.key, record.value)
+    return loader.lanes()[key].state
+
+
+def forgets(state: Tally, envelope: Envelope, now: datetime) -> Decision[Tally]:
+    """Remembers a head until its effect is done."""
+    match envelope.event:
+        case Told():
+            return Decision(None)
+        case _:
+            return Decision(state.model_copy(update={"total": state.total + 1}), effects=(Tell(head="h"),))
+
+
+def test_a_forgotten_lane_leaves_memory_and_log_once_its_time_has_passed(tally: Service[Tally]) -> None:
+    async def scene(bus: MemoryBus) -> None:
+        runtime, task = start(bus, replace(tally, decide=forgets), forgotten_stays=600.0)
+        for number in range(50):
+            await push(bus, "h", 1, repo=f"local/{number}")
+        await asyncio.sleep(300)
+        assert len(runtime._lanes) == 50
+        assert {key.partition("\x1f")[2] for key in rows(bus)} == {"cursor"}
+        await push(bus, "h", 1, repo="local/7")
+        await asyncio.sleep(1)
+        assert len(rows(bus)) == 50, "a copy is still known"
+        await asyncio.sleep(600)
+        assert len(runtime._lanes) == 0
+        assert rows(bus) == []
+        await end(runtime, task)
+
+    play(scene)
+
+
+def test_a_lost_group_is_loaded_again_and_nothing_is_lost_or_done_twice(tally: Service[Tally]) -> None:
+    began: list[str] = []
+
+    async def slow(effect: Tell, context: EffectContext) -> Told:
+        began.append(context.id)
+        await asyncio.sleep(10)
+        return Told(head=effect.head)
+
+    async def scene(bus: MemoryBus) -> None:
+        runtime, task = start(bus, replace(tally, effects={Tell: slow}))
+        await push(bus, "h1", 1)
+        await push(bus, "timer", 2)
+        await asyncio.sleep(5)
+        bus.log.members["notifier"].lose()
+        await asyncio.sleep(60)
+        seen = tally_of(bus)
+        assert (seen.total, seen.told, seen.rung) == (2, 2, 1)
+        assert len(began) == 4
+        assert len(set(began)) == 2
+        await end(runtime, task)
+
+    play(scene)
+
+
+def test_a_partition_with_much_unfinished_is_held_back_and_goes_on_at_once(
+    tally: Service[Tally], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commits, "MOST_OPEN", 10)
+
+    class Slow(MemoryBus):
+        async def reach(self, operation: str, *, done: bool) -> None:
+            await asyncio.sleep(1.0 if operation == "append" else 0)
+
+        def offer(self, behind: object, limit: int) -> list[object]:  # type: ignore[override]
+            return super().offer(behind, 10)  # type: ignore[arg-type,return-value]
+
+    async def scene(bus: MemoryBus) -> None:
+        slow = Slow(bus.log)
+        runtime, task = start(slow, tally)
+        for number in range(40):
+            await push(bus, f"h{number}", number + 1)
+        gaps = []
+        for _ in range(200):
+            await asyncio.sleep(1)
+            gaps.append(runtime._commits.gap)
+        assert 10 <= max(gaps) <= 60
+        assert tally_of(bus).total == 40
+        await end(runtime, task)
+
+    play(scene)
+
+
+def test_a_decision_too_large_for_the_bus_parks_its_key_and_other_keys_go_on(tally: Service[Tally]) -> None:
+    def large(state: Tally, envelope: Envelope, now: datetime) -> Decision[Tally]:
+        if envelope.key == "local/app":
+            return Decision(state, effects=(Tell(head="x" * MAX_RECORD_BYTES),))
+        return Decision(state.model_copy(update={"total": state.total + 1}))
+
+    async def scene(bus: MemoryBus) -> None:
+        runtime, task = start(bus, replace(tally, decide=large))
+        await push(bus, "h1", 1)
+        await push(bus, "h2", 2)
+        await push(bus, "h1", 1, repo="local/other")
+        await asyncio.sleep(10)
+        assert tally_of(bus, "local/other").total == 1
+        dead = [r for at, found in bus.log.records.items() if at.topic == flow.dead_of("notifier") for r in found]
+        assert len(dead) == 2
+        assert b"artifact store" in dead[0].headers["tl_reason"]
+        await end(runtime, task)
+
+    play(scene)
+
+
+def test_a_result_too_large_for_the_bus_comes_back_as_a_failure(tally: Service[Tally]) -> None:
+    async def talks(_: Tell, __: EffectContext) -> Told:
+        return Told(head="x" * MAX_RECORD_BYTES)
+
+    async def scene(bus: MemoryBus) -> None:
+        runtime, task = start(bus, replace(tally, effects={Tell: talks}))
+        await push(bus, "h1", 1)
+        await asyncio.sleep(10)
+        assert tally_of(bus).failed == 1
+        await end(runtime, task)
+
+    play(scene)
+
+
+def test_a_part_that_breaks_ends_the_service_loudly(tally: Service[Tally], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def breaks(self: Runtime[Tally]) -> None:
+        await asyncio.sleep(3)
+        raise ZeroDivisionError("a bug in a part")
+
+    monkeypatch.setattr(Runtime, "_ringing", breaks)
+
+    async def scene(bus: MemoryBus) -> None:
+        _, task = start(bus, tally)
+        with pytest.raises(ZeroDivisionError):
+            await task
+
+    play(scene)
+
+
+def test_an_idle_service_hardly_wakes(tally: Service[Tally]) -> None:
+    async def scene(bus: MemoryBus) -> None:
+        reached = 0
+
+        class Counting(MemoryBus):
+            async def reach(self, operation: str, *, done: bool) -> None:
+                nonlocal reached
+                reached += 1
+
+        runtime, task = start(Counting(bus.log), tally)
+        await asyncio.sleep(60)
+        before = reached
+        await asyncio.sleep(timedelta(hours=1).total_seconds())
+        assert reached - before < 2 * 3600 / 4
+        await end(runtime, task)
+
+    play(scene)
