@@ -76,7 +76,7 @@ class Jobs:
         order = Order(
             script="\n".join(effect.job.run) + "\n",
             tree=effect.source_tree,
-            archive=self._store.get(effect.snapshot),
+            archive=await asyncio.to_thread(self._store.get, effect.snapshot),
             env=environment(effect),
             timeout=seconds_of(effect.job.timeout),
         )
@@ -85,9 +85,9 @@ class Jobs:
             done = await sandbox.run(order, cancelled)
         finally:
             await self._stock.gone(sandbox)
-        return self._told(effect, done)
+        return await self._told(effect, done)
 
-    def _told(self, effect: RunJob, done: Done) -> TaskEnded:
+    async def _told(self, effect: RunJob, done: Done) -> TaskEnded:
         verdict = report.verdict_of(done)
         failed = verdict is Verdict.INVALID
         return _ended(
@@ -95,7 +95,7 @@ class Jobs:
             verdict,
             problems=(report.problem_of(effect.job, done),) if failed else (),
             exit_code=done.exit_code,
-            log=self._store.put(done.log) if done.started else None,
+            log=await asyncio.to_thread(self._store.put, done.log) if done.started else None,
             started=done.started,
             seconds=done.seconds,
         )

@@ -62,7 +62,7 @@ class Checks:
         del context
         started, since = datetime.now(UTC), monotonic()
         try:
-            archive = self._store.get(effect.snapshot)
+            archive = await asyncio.to_thread(self._store.get, effect.snapshot)
             request = request_of(effect.source_tree, effect.manifests, self._settings)
             answer = await self._pools[effect.task].ask(request, archive)
             said = verdict_of(effect.task, answer)
