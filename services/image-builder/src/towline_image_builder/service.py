@@ -13,6 +13,7 @@ from towline.ids import digest_of
 from towline_image_builder.bases import Bases, Source
 from towline_image_builder.build.buildah import Buildah
 from towline_image_builder.build.handler import Builds
+from towline_image_builder.build.prepare import Checkouts
 from towline_image_builder.build.scratch import remove_now
 from towline_image_builder.decide import Target, decide
 from towline_image_builder.messages import Build, Cancel, ImageBuilt, ImageFailed, ImageLost, ImagePushed, Push
@@ -33,18 +34,20 @@ def build(settings: ImageBuilderSettings, host: Host) -> Service[BuilderState]:
     target = None if to is None else Target(to.address, to.prefix)
     registry = None if to is None else Registry(to, http)
     most_image_bytes = settings.limits.image_mib << 20
+    checkouts = Checkouts(host.folder / "builds", groups)
     buildah = Buildah(settings, host.folder, groups)
     builds = Builds(
         store=host.store,
         folder=host.folder,
         bases=Bases(host.folder / "bases", _sources(settings, registry, http), most_bytes=most_image_bytes),
         buildah=buildah,
-        groups=groups,
+        checkouts=checkouts,
         registry=registry,
         most_image_bytes=most_image_bytes,
     )
 
     async def close() -> None:
+        await checkouts.close()
         await http.aclose()
         groups.close()
 

@@ -72,9 +72,13 @@ async def run(
     stdin: bytes = b"",
     pass_fds: Sequence[int] = (),
 ) -> Ended:
-    """Standard error goes where standard output goes. The environment is empty. Cancelling kills the child."""
-    started = monotonic()
-    process = await asyncio.create_subprocess_exec(
+    """`start` and `finish` in one."""
+    return await finish(await start(argv, pass_fds=pass_fds), limits=limits, stdin=stdin)
+
+
+async def start(argv: Sequence[str], *, pass_fds: Sequence[int] = ()) -> asyncio.subprocess.Process:
+    """Standard error goes where standard output goes. The environment is empty. Whoever starts must finish or end."""
+    return await asyncio.create_subprocess_exec(
         *argv,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -84,6 +88,11 @@ async def run(
         pass_fds=pass_fds,
         start_new_session=True,
     )
+
+
+async def finish(process: asyncio.subprocess.Process, *, limits: Limits, stdin: bytes = b"") -> Ended:
+    """Its input and its output, until it is over or its time is. Cancelling kills the child."""
+    started = monotonic()
     kept = Tail(limits.output_bytes)
     timed_out = False
     try:
@@ -93,7 +102,7 @@ async def run(
     except TimeoutError:
         timed_out = True
     finally:
-        await _end(process)
+        await end(process)
     return Ended(process.returncode or 0, kept.value(), monotonic() - started, timed_out)
 
 
@@ -111,7 +120,7 @@ async def _keep(process: asyncio.subprocess.Process, kept: Tail) -> None:
         kept.add(chunk)
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def end(process: asyncio.subprocess.Process) -> None:
     """Killing the outermost process ends the pid namespace, and with it everything that was ever started there."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
-from towline import cgroup
 from towline.delivery.model import EffectContext
 from towline.errors import BadInput, Permanent
 from towline.events import Outcome, Problem
@@ -31,7 +30,7 @@ from towline_image_builder.bases import Bases, FetchedBase, ResolvedBase
 from towline_image_builder.build import said
 from towline_image_builder.build.buildah import Buildah, Order
 from towline_image_builder.build.checkout import EPOCH, Answer, BaseUse
-from towline_image_builder.build.prepare import prepare
+from towline_image_builder.build.prepare import Checkouts
 from towline_image_builder.build.scratch import remove
 from towline_image_builder.messages import Build, Cancel, ImageBuilt, ImageFailed
 from towline_image_builder.registry.client import Registry
@@ -58,7 +57,7 @@ class Builds:
     folder: Path
     bases: Bases
     buildah: Buildah
-    groups: cgroup.Hierarchy
+    checkouts: Checkouts
     registry: Registry | None
     most_image_bytes: int
     _running: dict[str, asyncio.Task[ImageBuilt | ImageFailed]] = field(default_factory=dict)
@@ -113,12 +112,10 @@ class Builds:
     async def _checked_out(self, effect: Build, scratch: Path) -> Answer:
         image = effect.image
         snapshot = await asyncio.to_thread(self.store.get, effect.snapshot)
-        answer = await prepare(
-            scratch.name,
+        answer = await self.checkouts.prepare(
             {"tree": effect.source_tree, "context": image.context, "dockerfile": image.dockerfile, "args": image.args},
             snapshot,
             scratch / "tree",
-            self.groups,
         )
         if refused := answer.get("refused"):
             where = {"file": refused["file"], "line": refused["line"]}
