@@ -106,6 +106,7 @@ class Merged(Event):
     repo: str
     head: str
     part: str
+    change: str
 
     @property
     def subject(self) -> str:
@@ -161,7 +162,7 @@ def run(state: Book, envelope: Envelope, _: datetime) -> Decision[Book]:
 def build(state: Book, envelope: Envelope, now: datetime) -> Decision[Book]:
     match envelope.event:
         case CandidateCreated(candidate=head):
-            return Decision(state.told(head, "created"), timers={head: now + timedelta(seconds=3)})
+            return Decision(state.told(head, "created"), timers={head: now + timedelta(seconds=0.5)})
         case TimerFired(name=head):
             data = _about(envelope.key, head)
             del data["target"]
@@ -179,7 +180,7 @@ def to_applications(envelope: Envelope) -> Iterable[tuple[str, Event]]:
     event = envelope.event
     assert isinstance(event, ChangeMerged)
     for number, application in enumerate(applications(event.repo)):
-        yield application, Merged(repo=event.repo, head=event.head, part=str(number))
+        yield application, Merged(repo=event.repo, head=event.head, part=str(number), change=event.change)
 
 
 def reconcile(state: Book, envelope: Envelope, _: datetime) -> Decision[Book]:
@@ -189,15 +190,16 @@ def reconcile(state: Book, envelope: Envelope, _: datetime) -> Decision[Book]:
             return Decision(state.told(thing, "merged"), effects=(Apply(thing=thing),))
         case Done(thing=thing):
             application, head, _part = thing.split(" ")
-            deployed = ServiceDeployed(application=application, repo="r", revision=head, change=f"r!{thing}")
+            repo = head.partition("h")[0]
+            deployed = ServiceDeployed(application=application, repo=repo, revision=thing, change=f"{repo}!{head}")
             return Decision(state.told(thing, "applied"), (deployed,))
     return Decision(state)
 
 
 def notify(state: Book, envelope: Envelope, _: datetime) -> Decision[Book]:
     match envelope.event:
-        case ServiceDeployed(change=change):
-            return Decision(state.told(str(change), "deployed"), effects=(Send(thing=str(change)),))
+        case ServiceDeployed(revision=thing):
+            return Decision(state.told(thing, "deployed"), effects=(Send(thing=thing),))
     return Decision(state)
 
 
@@ -248,7 +250,7 @@ def expected(heads: dict[str, list[str]]) -> dict[str, dict[str, dict[str, int]]
             for number, application in enumerate(applications(repo)):
                 thing = f"{application} {head} {number}"
                 book[flow.RECONCILER][f"{application} {thing}"] = {"merged": 1, "applied": 1}
-                book[flow.NOTIFIER][f"{application} r!{thing}"] = {"deployed": 1}
+                book[flow.NOTIFIER][f"{application} {thing}"] = {"deployed": 1}
     return book
 
 
@@ -260,5 +262,5 @@ def expected_effects(heads: dict[str, list[str]]) -> set[tuple[str, str]]:
         *(("run", head) for head in pushed),
         *(("land", head) for head in pushed),
         *(("apply", thing) for thing in things),
-        *(("send", f"r!{thing}") for thing in things),
+        *(("send", thing) for thing in things),
     }
