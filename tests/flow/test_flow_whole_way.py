@@ -25,13 +25,12 @@ from towline.events import (
     SyncFinished,
 )
 from towline.observe import Log
-from towline.settings import load
 from towline.telemetry import trace
 from towline.testing import running
 from towline_cli import compose
 from towline_cli.application import application, apply
 from towline_cli.demo.receiver import Receiver
-from towline_cli.settings import TowlineSettings
+from towline_cli.settings import read
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -55,7 +54,7 @@ def spans() -> Iterator[InMemorySpanExporter]:
 @asynccontextmanager
 async def all_services(way: WholeWay) -> AsyncIterator[Log]:
     """All five in this process, following the way's repository; yields its log once the first state is deployed."""
-    settings = load(TowlineSettings, way.local.config, os.environ)
+    settings = read(way.local.config, os.environ)
     bus = await way.open_bus()
     try:
         await bus.ensure(flow.topics())
