@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import statistics
 from collections.abc import AsyncIterator
@@ -25,7 +24,7 @@ from towline.events import (
 from towline.events.base import Outcome
 from towline_cli.lab import Instance
 from towline_reconciler.settings import ReconcilerSettings
-from towline_reconciler.testing import Ground, Kubectl, SourceRepository, ground
+from towline_reconciler.testing import Ground, Kubectl, SourceRepository, ground, until
 
 pytestmark = pytest.mark.lab
 _numbers = itertools.count(1)
@@ -303,7 +302,8 @@ async def test_a_resync_without_a_change_sends_the_api_server_nothing(here: Grou
 
 
 async def _count(here: Ground, event: type[DriftRepaired], number: int) -> None:
-    async with asyncio.timeout(30):
-        while len(here.log.all(event)) < number:
-            if not await here.log.read():
-                await asyncio.sleep(0.005)
+    async def are_there() -> bool:
+        await here.log.read()
+        return len(here.log.all(event)) >= number
+
+    await until(are_there)

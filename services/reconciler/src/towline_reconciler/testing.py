@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +31,16 @@ _AUTHOR = {
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_CONFIG_GLOBAL": os.devnull,
 }
+
+
+async def until(holds: Callable[[], bool | Awaitable[bool]], *, seconds: float = 30.0) -> None:
+    """Asks again and again, as a kubelet asks for readiness: what is asked has no event to wait for."""
+    async with asyncio.timeout(seconds):
+        while True:
+            answer = holds()
+            if answer if isinstance(answer, bool) else await answer:
+                return
+            await asyncio.sleep(0.02)
 
 
 class SourceRepository:
@@ -109,9 +119,7 @@ class Ground:
         """Running, logged in, and with the CRD in place."""
         service = build(self.settings, self.host)
         async with running(self.bus, service):
-            async with asyncio.timeout(30):
-                while service.ready() is not None:  # noqa: ASYNC110 - readiness is asked for, as by a kubelet
-                    await asyncio.sleep(0.02)
+            await until(lambda: service.ready() is None)
             yield
 
     async def application(self, name: str, source: SourceRepository, **spec: object) -> str:

@@ -20,7 +20,9 @@ from towline_reconciler.cluster.login import Login
 from towline_reconciler.projection import MANAGER
 
 Json = dict[str, Any]
-_BUSY = frozenset({408, 429, 500, 502, 503, 504})
+_BUSY = frozenset({408, 429, 502, 503, 504})
+_UNKNOWN_FIELD = "failed to create typed patch object"
+"""Of a server-side apply with a field that the kind has not: the server answers 500, the manifest is at fault."""
 _AWAY = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
 
 
@@ -162,6 +164,8 @@ def _failure(status: int, content: bytes, headers: Mapping[str, str]) -> Excepti
         return DependencyDown(f"the API server is busy: {message}", after=float(after) if after.isdigit() else None)
     if status == 401:
         return DependencyDown(f"the API server refuses the login: {message}")
+    if _UNKNOWN_FIELD in message:
+        status = 422
     kind = {404: Absent, 410: Expired}.get(status, Rejected)
     return kind(message, status=status, reason=str(parsed.get("reason") or ""))
 
