@@ -112,7 +112,7 @@ async def test_what_was_tested_is_what_lands_and_what_runs(new_way: Callable[...
     assert gate.purpose is Purpose.GATE
     assert way.work.main() == merged.landed
     assert [image.reference for image in merged.images] == [image.reference for image in built.images]
-    pins = way.work.git("diff", "--name-only", merged.candidate, merged.landed, cwd=way.work.remote)
+    pins = way.work.git("diff", "--name-only", merged.head, merged.landed, cwd=way.work.remote)
     assert pins.split() == ["deploy/kustomization.yaml"]
     kustomization = way.work.git("show", f"{merged.landed}:deploy/kustomization.yaml", cwd=way.work.remote)
     assert built.images[0].digest in kustomization
