@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections import deque
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SHOWN_LINES = 6
+_running: set[subprocess.Popen[str]] = set()
 
 
 def run(
@@ -47,19 +49,29 @@ def run(
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)
-    with child:
-        assert child.stdout is not None
-        for line in child.stdout:
-            lines.append(line)
-            if log is not None:
-                with log.open("a", encoding="utf-8") as handle:
-                    handle.write(line)
-            if on_line is not None:
-                on_line(line.rstrip("\n"))
+    _running.add(child)
+    try:
+        with child:
+            assert child.stdout is not None
+            for line in child.stdout:
+                lines.append(line)
+                if log is not None:
+                    with log.open("a", encoding="utf-8") as handle:
+                        handle.write(line)
+                if on_line is not None:
+                    on_line(line.rstrip("\n"))
+    finally:
+        _running.discard(child)
     if child.returncode != 0:
         last = " | ".join(line.strip() for line in deque(lines, SHOWN_LINES) if line.strip())
         raise LabError(part, f"`{' '.join(words[:3])} …` failed with exit code {child.returncode}: {last}.", log=log)
     return "".join(lines)
+
+
+def interrupt_all() -> None:
+    """Asks every command that runs now, in whichever thread, to end as Ctrl-C in a terminal would."""
+    for child in list(_running):
+        child.send_signal(signal.SIGINT)
 
 
 def remove_folder(folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from towline_cli.lab import base_image, build_user, debian, go_parts, kafka_jars, pause
 from towline_cli.lab.cache import Cache
+from towline_cli.lab.command import interrupt_all
 from towline_cli.lab.progress import Silent
 
 if TYPE_CHECKING:
@@ -74,10 +75,17 @@ def ensure(parts: Collection[Part] = ALL, progress: Progress | None = None, cach
         if Part.KUBERNETES in parts:
             pause.install(cache)
         # The Go build keeps both cores busy for minutes; the other two mostly wait for the network.
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            work = [pool.submit(each, cache, progress) for each in _slow(parts, cache)]
-        for each in work:
-            each.result()
+        pool = ThreadPoolExecutor(max_workers=2)
+        try:
+            for each in [pool.submit(each, cache, progress) for each in _slow(parts, cache)]:
+                each.result()
+        except BaseException:
+            # One failed, or Ctrl-C: nobody waits for the minutes that the others would still take.
+            pool.shutdown(wait=False, cancel_futures=True)
+            interrupt_all()
+            raise
+        finally:
+            pool.shutdown()
 
 
 def _slow(parts: Collection[Part], cache: Cache) -> list[Callable[[Cache, Progress], None]]:

@@ -65,7 +65,7 @@ def read(folder: Path) -> Record | None:
         raw = json.loads((folder / FILE).read_text(encoding="utf-8"))
         processes = tuple(Started(**each) for each in raw.pop("processes"))
         return Record(**{**raw, "owner": _process(raw["owner"]), "processes": processes})
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
