@@ -355,3 +355,20 @@ def test_only_the_first_is_gated_and_planning_twice_changes_nothing() -> None:
     ]
     assert plan(wanted, "tip") == wanted
     assert plan([], "tip") == []
+
+
+def test_a_reading_from_before_a_landing_is_taken_again_and_not_for_a_foreign_push() -> None:
+    gate = Gate()
+    gate.start()
+    gate.push("a", 0)
+    while not any(isinstance(each, Land) for each in gate.asked):
+        gate.all_goes_well_for_a_while(1)
+    gate.push("b", 0)
+    gate.refs_are_read_but_the_answer_is_late()
+    gate.a_landing_is_done_but_the_answer_is_late()
+    gate.a_late_landing_is_told()
+    gate.a_late_reading_arrives()
+    assert gate.state.branches["main"].tip == gate.main
+    assert [type(each) for each in gate.asked] == [FetchRefs]
+    gate.teardown()
+    assert list(gate.open.values()) == ["ChangeMerged", "ChangeMerged"]
