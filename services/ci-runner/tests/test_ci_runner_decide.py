@@ -473,5 +473,5 @@ class Histories(RuleBasedStateMachine):
                 assert {verdict for (run, _), verdict in last.items() if run == event.run} <= ROOT_CAUSES
 
 
-Histories.TestCase.settings = settings(stateful_step_count=25)
+Histories.TestCase.settings = settings(stateful_step_count=20)
 TestHistories = Histories.TestCase
