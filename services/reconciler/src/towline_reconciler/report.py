@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from towline.bus.port import BusDown
@@ -47,8 +47,10 @@ def path_of(application: Application) -> str:
 
 def stamp(after: str | None = None) -> str:
     """Now, in a form that sorts by time, and always later than `after`."""
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    return now if after is None or now > after else after[:-1] + "1Z"
+    now = datetime.now(UTC)
+    if after is not None:  # a clock may be set back
+        now = max(now, datetime.fromisoformat(after) + timedelta(microseconds=1))
+    return now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 class Report:

@@ -26,6 +26,9 @@ _INT = re.compile(r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0o?[0-7_]*|[1-9][0-9_]*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SMALLEST, _LARGEST = -(1 << 63), (1 << 63) - 1
 _PREFIX = "tag:yaml.org,2002:"
+_TAGS = frozenset({"str", "int", "float", "bool", "null", "timestamp", "value", "merge", "map", "seq"})
+_RESOLVER: Any = yaml.resolver.Resolver()
+"""Says which tag PyYAML gives to plain text by itself."""
 
 
 class BadDocument(Exception):
@@ -86,6 +89,8 @@ class _Counter:
 
 def _construct(node: Any, counter: _Counter, depth: int) -> Any:
     counter.one_more(node, depth)
+    if node.tag.removeprefix(_PREFIX) not in _TAGS:
+        raise BadDocument(f"the tag {node.tag[:80]!r} is not taken here; write the value itself", _line(node))
     if isinstance(node, yaml.ScalarNode):
         return _scalar(node)
     if isinstance(node, yaml.SequenceNode):
@@ -115,11 +120,10 @@ def _mapping(node: Any, counter: _Counter, depth: int) -> dict[str, Any]:
 
 def _scalar(node: Any) -> Any:
     text = str(node.value)
-    if node.style in ("'", '"', "|", ">") or node.tag == f"{_PREFIX}str":
+    if node.style in ("'", '"', "|", ">"):
         return text
-    tag = node.tag.removeprefix(_PREFIX)
-    if tag in ("binary", "python") or tag.startswith("!"):
-        raise BadDocument(f"the tag {node.tag[:80]!r} is not taken here; write the value itself", _line(node))
+    if node.tag == f"{_PREFIX}str" and _RESOLVER.resolve(yaml.ScalarNode, text, (True, False)) != node.tag:
+        return text  # somebody wrote !!str
     if text in _NULL:
         return None
     if text in _TRUE:

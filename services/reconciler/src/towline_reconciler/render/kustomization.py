@@ -18,7 +18,7 @@ from towline_reconciler.render.documents import BadDocument, Loader
 
 NAMES = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 _REMOTE = re.compile(
-    r"^[\w.+-]+://|^git@|^[\w.-]+@[\w.-]+:|\?ref=|^(www\.)?(github|gitlab|bitbucket)\.\w+[/:]|\.git(/|$|\?)"
+    r"^[\w.+-]+:(//|:)|^git@|^[\w.-]+@[\w.-]+:|\?ref=|^(www\.)?(github|gitlab|bitbucket)\.\w+[/:]|\.git(/|$|\?)"
 )
 _LOADED = frozenset({"resources", "bases", "components", "crds", "generators", "transformers", "validators"})
 _HELM = frozenset({"helmCharts", "helmChartInflationGenerator", "helmGlobals"})
