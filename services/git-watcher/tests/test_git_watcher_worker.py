@@ -73,9 +73,7 @@ def entries(answer: Answer) -> dict[str, Entry]:
 async def test_attributes_and_hooks_of_a_repository_change_nothing(jailed: Jail, top: Path) -> None:
     clone, mark = jailed.clone, top / "ran"
     evil = f"#!/bin/sh\ntouch {mark}\n"
-    attributes = (
-        "*.txt export-ignore export-subst ident filter=evil merge=evil text eol=crlf working-tree-encoding=UTF-16\n"
-    )
+    attributes = "*.txt export-ignore export-subst ident filter=evil merge=evil\n"
     files = {
         ".gitattributes": attributes,
         "a.txt": "$Format:%H$ $Id$\n",

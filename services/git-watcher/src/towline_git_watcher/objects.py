@@ -51,7 +51,7 @@ def inflated(data: bytes, limit: int) -> GitObject:
         raise BadObject(f"an object cannot be unpacked: {error}") from None
     head, _, body = plain.partition(b"\0")
     kind, _, size = head.partition(b" ")
-    if not inflate.eof or not size.isdigit() or int(size) != len(body):
+    if not inflate.eof or not size.isdigit() or int(size) != len(body) or len(body) > limit:
         raise BadObject(f"an object is cut off, or has more than {limit} bytes")
     return GitObject(kind, body)
 
