@@ -8,7 +8,6 @@ to memory that counts as its own.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -141,45 +140,37 @@ class Sandbox:
     async def _watch(self, order: Order, cancelled: asyncio.Event) -> Done:
         started, since = datetime.now(UTC), monotonic()
         output = Output(self.bounds.log_bytes)
-        reading = asyncio.create_task(self._read(output))
+        ending = asyncio.create_task(self._to_its_end(output))
         nobody_waits = asyncio.create_task(cancelled.wait())
-        ended: str | None = None
         try:
-            done, _ = await asyncio.wait(
-                (reading, nobody_waits), timeout=order.timeout, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait((ending, nobody_waits), timeout=order.timeout, return_when=asyncio.FIRST_COMPLETED)
             seconds = monotonic() - since
-            if not done:
-                ended = "timeout"
-            elif nobody_waits in done:
-                ended = "cancelled"
-            elif not reading.result():
-                ended = "output"
+            if ending.done():
+                ended = None if ending.result() else "output"
             else:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._child.process.wait(), max(0.1, order.timeout - seconds))
-                ended = None if self._child.returncode is not None else "timeout"
+                ended = "cancelled" if nobody_waits.done() else "timeout"
         finally:
-            for task in (reading, nobody_waits):
+            for task in (ending, nobody_waits):
                 task.cancel()
-            await asyncio.gather(reading, nobody_waits, return_exceptions=True)
-        exceeded = self._child.group.exceeded()
+            await asyncio.gather(ending, nobody_waits, return_exceptions=True)
+        exceeded, exit_code = self._child.group.exceeded(), self._child.returncode
         await self.end()
         return Done(
             log=output.kept(),
-            exit_code=None if ended else self._child.returncode,
+            exit_code=None if ended else exit_code,
             started=started,
             seconds=seconds,
             ended=ended,
             exceeded=exceeded,
         )
 
-    async def _read(self, output: Output) -> bool:
-        """True at the end of the output, False when there is too much of it."""
+    async def _to_its_end(self, output: Output) -> bool:
+        """True when it has ended by itself, False when it wrote too much. A job may close its output before."""
         while chunk := await self._child.output.read(1 << 16):
             output.add(chunk)
             if output.total > self.bounds.output_bytes:
                 return False
+        await self._child.process.wait()
         return True
 
     async def _line(self, seconds: float) -> str:
