@@ -20,10 +20,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from towline import flow
 from towline.bus.port import NewRecord, Topic
@@ -141,7 +141,7 @@ async def idle(folder: Path, seconds: float) -> bool:
     await process.started()
     await asyncio.sleep(3)
     selector, wakeups = getattr(asyncio.get_running_loop(), "_selector"), 0  # noqa: B009 it is private
-    select: Callable[[float | None], object] = selector.select
+    select: Any = selector.select
 
     def counted(timeout: float | None = None) -> object:
         nonlocal wakeups
@@ -162,11 +162,12 @@ async def idle(folder: Path, seconds: float) -> bool:
 async def measure(quick: bool) -> bool:
     rounds = 100 if quick else 500
     results = []
-    for figure in (
+    figures: tuple[Callable[[Path], Awaitable[bool]], ...] = (
         lambda folder: handed_over(folder, rounds),
         lambda folder: turned(folder, rounds, 2000 if quick else 20_000),
         lambda folder: idle(folder, 10 if quick else 30),
-    ):
+    )
+    for figure in figures:
         with tempfile.TemporaryDirectory(prefix="towline-bench-") as folder:
             results.append(await figure(Path(folder)))
     return all(results)

@@ -47,7 +47,10 @@ def test_every_effect_is_done_and_nothing_is_taken_twice(first: int) -> None:
 
 async def history(seed: int) -> None:
     chance = random.Random(seed)
-    heads = {f"r{repo}": [f"r{repo}h{number}" for number in range(chance.randint(1, 4))] for repo in range(3)}
+    heads = {
+        f"r{repo}": [f"r{repo}h{number}" for number in range(chance.randint(1, 3))]
+        for repo in range(chance.randint(2, 3))
+    }
     log, ledger = MemoryLog(), Ledger()
     for topic in flow.topics():
         log.ensure(topic)
