@@ -23,6 +23,9 @@ from towline.events import (
 )
 from towline.events.base import Outcome
 from towline_cli.lab import Instance
+from towline_reconciler.cluster.client import Cluster
+from towline_reconciler.cluster.login import login
+from towline_reconciler.repair import PATIENCE
 from towline_reconciler.settings import ReconcilerSettings
 from towline_reconciler.testing import Ground, Kubectl, SourceRepository, ground, until
 
@@ -223,6 +226,39 @@ async def test_drift_is_repaired_fast(here: Ground, source: SourceRepository) ->
         print(f"\ndrift repaired in ms: median {statistics.median(took):.1f}, least {took[0]:.1f}, most {took[-1]:.1f}")
 
 
+async def test_a_fight_with_another_writer_is_told_once_and_never_spins(
+    here: Ground, source: SourceRepository, lab_instance: Instance
+) -> None:
+    source.push({"deploy/a.yaml": config_map("a")})
+    rival = Cluster(await login(lab_instance.kubeconfig))
+    path = f"/api/v1/namespaces/{here.kubectl.namespace}/configmaps/a"
+    writes = 0
+
+    async def insist() -> bool:
+        nonlocal writes
+        if (await rival.get(path))["data"]["value"] == "1":
+            writes += 1
+            await rival.merge(path, {"data": {"value": f"rival {writes}"}})
+        return writes > PATIENCE
+
+    try:
+        async with here.reconciler():
+            await here.application("shop", source)
+            await here.log.wait_for(ServiceDeployed)
+            await until(insist, seconds=60)
+            await _count(here, DriftDetected, PATIENCE + 1)
+            value = ("get", "configmap", "a", "--output", "jsonpath={.data.value}")
+            assert (await here.kubectl(*value)).startswith("rival")
+            assert len(here.log.all(DriftRepaired)) == PATIENCE
+
+            async def is_repaired() -> bool:
+                return await here.kubectl(*value) == "1"
+
+            await until(is_repaired)
+    finally:
+        await rival.close()
+
+
 async def test_what_others_add_is_left_alone(here: Ground, source: SourceRepository) -> None:
     source.push({"deploy/a.yaml": config_map("a")})
     async with here.reconciler():
@@ -301,7 +337,7 @@ async def test_a_resync_without_a_change_sends_the_api_server_nothing(here: Grou
     assert [each.revision for each in here.log.all(SyncFinished)] == [commit, last]
 
 
-async def _count(here: Ground, event: type[DriftRepaired], number: int) -> None:
+async def _count(here: Ground, event: type[DriftDetected | DriftRepaired], number: int) -> None:
     async def are_there() -> bool:
         await here.log.read()
         return len(here.log.all(event)) >= number

@@ -149,7 +149,7 @@ class Following:
 
     def trouble(self) -> str | None:
         for reflector in self._reflectors:
-            if not reflector.synced.is_set():
+            if reflector.trouble is not None:
                 return f"Applications cannot be listed: {reflector.trouble}"
         troubled = sorted(key for key, loop in self._loops.items() if loop.trouble is not None)
         if not troubled:

@@ -88,6 +88,8 @@ class Standing:
         images = self._report.status.images
         if verdict.health is Health.HEALTHY and news != self._told:
             images = await self._images()
+            if self._report.status.revision != news[0]:
+                return  # a newer revision was applied meanwhile; this verdict says nothing of it
         now, generation = stamp(), self._application.generation
 
         def after(status: ApplicationStatus) -> ApplicationStatus:
