@@ -13,6 +13,8 @@ from towline.delivery.model import Envelope
 from towline.events.base import Event
 
 E = TypeVar("E", bound=Event)
+PAUSE_S = 0.02
+"""Between two looks at the end of every topic: an observer must not take the processor from those it observes."""
 
 
 class Log:
@@ -52,4 +54,4 @@ class Log:
                 seen = ", ".join(type(envelope.event).__name__ for envelope in self.envelopes)
                 raise TimeoutError(f"no {event.__name__} within {timeout} s; seen: {seen or 'nothing'}")
             if not await self.read():
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(PAUSE_S)
