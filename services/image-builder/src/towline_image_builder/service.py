@@ -47,7 +47,7 @@ def build(settings: ImageBuilderSettings, host: Host) -> Service[BuilderState]:
     )
 
     async def close() -> None:
-        await checkouts.close()
+        await builds.close()
         await http.aclose()
         groups.close()
 

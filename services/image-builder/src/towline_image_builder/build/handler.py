@@ -7,13 +7,14 @@ What must hold:
 - The content key names everything that goes into an image, so an image found under it need not be built.
 - Two builds of one key do not run at once: the second waits and finds the first one's image.
 - What is repository content is touched by jailed children only; this process holds credentials.
-- A scratch folder does not outlive its build.
+- A scratch folder goes when its build ends, however it ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import shutil
+import tempfile
 from collections import OrderedDict, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,8 +62,13 @@ class Builds:
     registry: Registry | None
     most_image_bytes: int
     _running: dict[str, asyncio.Task[ImageBuilt | ImageFailed]] = field(default_factory=dict)
+    _cleaning: set[asyncio.Task[None]] = field(default_factory=set)
     _unwanted: OrderedDict[str, None] = field(default_factory=OrderedDict)
     _keys: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+
+    async def close(self) -> None:
+        await self.checkouts.close()
+        await asyncio.gather(*self._cleaning)
 
     async def cancel(self, effect: Cancel, _: EffectContext) -> None:
         self._unwanted[effect.build] = None
@@ -89,19 +95,22 @@ class Builds:
             del self._running[effect.build]
 
     async def _build(self, effect: Build) -> ImageBuilt | ImageFailed:
-        scratch = self.folder / "builds" / digest_of(effect.build)[:32]
-        await remove(scratch)
-        scratch.mkdir(parents=True)
+        top = self.folder / "builds"
+        top.mkdir(exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix="build-", dir=top))
         try:
             return await self._built(effect, scratch)
         except _Refused as refused:
             return ImageFailed(build=effect.build, outcome=Outcome.FAILURE, problems=(refused.problem,))
         finally:
-            await remove(scratch)
+            cleaning = asyncio.create_task(remove(scratch))  # nobody need wait for it
+            self._cleaning.add(cleaning)
+            cleaning.add_done_callback(self._cleaning.discard)
 
     async def _built(self, effect: Build, scratch: Path) -> ImageBuilt | ImageFailed:
         answer = await self._checked_out(effect, scratch)
-        resolved = {use["token"]: await self._resolved(effect, use) for use in answer["bases"]}
+        looked_up = await asyncio.gather(*(self._resolved(effect, use) for use in answer["bases"]))
+        resolved = {use["token"]: base for use, base in zip(answer["bases"], looked_up, strict=True)}
         key = _key_of(effect, answer, resolved)
         async with self._keys[key]:
             if found := await self._found(effect, key):
