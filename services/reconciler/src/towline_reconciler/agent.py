@@ -28,13 +28,14 @@ from towline_reconciler.cluster.kinds import Kinds
 from towline_reconciler.cluster.login import login
 from towline_reconciler.cluster.reflector import Reflector
 from towline_reconciler.live import LiveObjects
-from towline_reconciler.loop import ApplicationLoop, Tools
+from towline_reconciler.loop import ApplicationLoop
 from towline_reconciler.render.pool import Limits, Renderer
 from towline_reconciler.report import Report
 from towline_reconciler.revision import Revisions
 from towline_reconciler.settings import ReconcilerSettings
 from towline_reconciler.source import Mirror
 from towline_reconciler.sync import Syncer
+from towline_reconciler.tools import Tools
 
 log = logging.getLogger(__name__)
 _TIDY_SECONDS = 60.0

@@ -14,44 +14,31 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 
 from towline.delivery.retry import backoff
-from towline.errors import BadInput, DependencyDown, Permanent, Retryable, TowlineError
+from towline.errors import BadInput, Retryable, TowlineError
 from towline.events.base import Outcome
 from towline.events.deployment import Applied
 from towline.project.model import seconds_of
+from towline_reconciler import lifetime
 from towline_reconciler import status as states
 from towline_reconciler import sync as syncing
-from towline_reconciler.api.application import FINALIZER, SYNC_ANNOTATION, Application
-from towline_reconciler.cluster.client import Absent, Cluster, Rejected
-from towline_reconciler.cluster.kinds import Kinds, Resource
+from towline_reconciler.api.application import SYNC_ANNOTATION, Application
+from towline_reconciler.cluster.client import Absent
+from towline_reconciler.cluster.kinds import Resource
 from towline_reconciler.drift import DriftWatch, Wanted
-from towline_reconciler.live import LiveObjects
 from towline_reconciler.manifest import GroupKind, ObjectId
 from towline_reconciler.plan import Plan, plan_for
-from towline_reconciler.report import Report, path_of, stamp
+from towline_reconciler.report import Report, stamp
 from towline_reconciler.revision import Prepared, Revision, Revisions
 from towline_reconciler.source import NoBranch
 from towline_reconciler.standing import Standing
-from towline_reconciler.sync import Syncer
+from towline_reconciler.tools import Tools
 
 log = logging.getLogger(__name__)
 _LONGEST_RETRY = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What all applications of a cluster share."""
-
-    cluster: Cluster
-    kinds: Kinds
-    live: LiveObjects
-    syncer: Syncer
-    slots: AbstractAsyncContextManager[object]
-    """Held while syncing: so many at once."""
-    interval: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +124,7 @@ class ApplicationLoop:
             if application.deleting:
                 await self._finalize(application)
                 return None
-            await self._claim(application)
+            await lifetime.claim(self._tools, application)
             if application.spec.suspend:
                 await self._suspended(application)
             else:
@@ -192,7 +179,7 @@ class ApplicationLoop:
         *,
         news: bool,
     ) -> None:
-        resources = {**await self._known(before), **prepared.resources}
+        resources = {**await lifetime.served(self._tools.kinds, before), **prepared.resources}
         self._resources = resources
         desired = {each.id: each for each in prepared.desired}
         live = self._tools.live
@@ -235,14 +222,6 @@ class ApplicationLoop:
             each for each in set(self._resources.values()) if await kinds.find(each.group, each.version, each.kind)
         ]
         return await self._tools.live.ensure(served)
-
-    async def _known(self, inventory: Mapping[ObjectId, str]) -> dict[ObjectId, Resource]:
-        found = {}
-        for id, version in inventory.items():
-            resource = await self._tools.kinds.find(id.group, version, id.kind)
-            if resource is not None:
-                found[id] = resource
-        return found
 
     async def _write_inventory(self, prepared: Prepared, before: Mapping[ObjectId, str]) -> None:
         """Before anything is made: whatever an agent that dies leaves behind can be found and pruned."""
@@ -346,48 +325,19 @@ class ApplicationLoop:
 
     # -- beside syncing -----------------------------------------------------------------------------------------
 
-    async def _claim(self, application: Application) -> None:
-        """The finalizer lets the agent delete what the Application made when it is deleted."""
-        if application.spec.prune and FINALIZER not in application.finalizers:
-            await self._set_finalizers(application, (*application.finalizers, FINALIZER))
-
     async def _finalize(self, application: Application) -> None:
-        """Raises DependencyDown or Permanent when something could not be deleted; then it is tried again."""
         await self._drift.pause()
         await self._standing.close()
-        if FINALIZER not in application.finalizers:
-            return
-        if application.spec.prune:
-            inventory = states.inventory_of(self.report.status)
-            self._resources = await self._known(inventory)
-            unreadable = await self._tools.live.ensure(set(self._resources.values()))
-            if unreadable:
-                raise DependencyDown(f"objects cannot be listed, so none is deleted: {sorted(unreadable.values())[0]}")
-            ours = [id for id in inventory if _may_go(self._tools.live, id, application.key)]
-            outcome = await self._tools.syncer.delete(ours, self._resources)
-            if outcome.down is not None:
-                raise outcome.down
-            if outcome.problems:
-                raise Permanent(outcome.problems[0].message)
-        self.report.gone()
-        await self._set_finalizers(application, tuple(each for each in application.finalizers if each != FINALIZER))
-
-    async def _set_finalizers(self, application: Application, finalizers: tuple[str, ...]) -> None:
-        body = {
-            "metadata": {"finalizers": list(finalizers), "resourceVersion": application.resource_version},
-        }
-        try:
-            await self._tools.cluster.merge(path_of(application), body)
-        except Rejected as error:
-            if error.status != 409:
-                raise
-            raise DependencyDown("the Application changed meanwhile; once more", after=0.05) from error
+        if lifetime.is_claimed(application):
+            await lifetime.prune_all(self._tools, application, states.inventory_of(self.report.status))
+            self.report.gone()
+            await lifetime.release(self._tools, application)
 
     async def _suspended(self, application: Application) -> None:
         await self._drift.pause()
         self._attempted = self._wanted = None
         inventory = states.inventory_of(self.report.status)
-        self._resources = await self._known(inventory)
+        self._resources = await lifetime.served(self._tools.kinds, inventory)
         await self._tools.live.ensure(set(self._resources.values()))
         self._tools.live.listen(inventory, self._changed)
         self._standing.follow(inventory, anew=False)
@@ -454,8 +404,3 @@ def _inventory(
     if plan.kept is not None or outcome.problems:
         return {**{id: version for id, version in before.items() if id not in outcome.gone}, **now}
     return now
-
-
-def _may_go(live: LiveObjects, id: ObjectId, owner: str) -> bool:
-    record = live.record(id)
-    return record is not None and record.owner == owner and not record.keep
