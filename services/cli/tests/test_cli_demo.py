@@ -18,6 +18,7 @@ from towline_cli.demo.receiver import Receiver
 from towline_cli.demo.run import Stage, demo
 from towline_cli.demo.screen import Screen
 from towline_cli.demo.workplace import Refused, Workplace, write_application
+from towline_cli.lab import processes, record
 from towline_cli.local import LocalInstance, Surroundings
 
 
@@ -114,3 +115,32 @@ def test_an_unknown_bus_or_name_is_refused_before_anything_is_done(home: Path) -
         demo("demo", "redis", keep=False)
     with pytest.raises(lab.LabError, match="is no name"):
         demo("../x", "sqlite", keep=False)
+
+
+def test_a_demo_that_fails_leaves_the_instance_of_a_quicker_one_alone(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both passed the first look; the one that came second must not take the other's parts away."""
+    monkeypatch.setenv("TOWLINE_CACHE", str(tmp_path / "cache"))
+    stage = Stage(screen(terminal=False)[0], "demo", "sqlite")
+    other = subprocess.Popen(["sleep", "600"])
+    try:
+        start = processes.start_of(other.pid)
+        assert start is not None
+        theirs = processes.Started("owner", other.pid, start)
+        instance = lab.Instance("demo")
+        written = record.Record("demo", processes.boot_id(), "now", 3, "tl-x", {}, theirs, (theirs,))
+        record.write(instance.folder, written)
+        LocalInstance("demo").create(Surroundings(), disposable=True)
+
+        with pytest.raises(BadInput, match="a demo named 'demo' runs already"):
+            stage.refuse_a_second()
+        assert stage.failed(lab.AlreadyRunning("demo", "now")) == 1
+        assert stage.interrupted() == 130
+
+        assert other.poll() is None
+        assert LocalInstance("demo").exists()
+        assert record.read(instance.folder) == written
+    finally:
+        other.kill()
+        other.wait()

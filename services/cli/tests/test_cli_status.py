@@ -162,3 +162,10 @@ def test_help_lists_every_command() -> None:
     assert done.returncode == 0
     for command in ("up", "run", "status", "trace", "validate", "demo", "down"):
         assert f"\n  {command} " in done.stdout
+
+
+def test_a_mistake_in_a_name_of_the_lab_is_a_sentence_too(home: Path) -> None:
+    done = run_towline("demo", "--name", "../x")
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("towline: instance: '../x' is no name")

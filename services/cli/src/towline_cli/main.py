@@ -121,10 +121,11 @@ def down(
 def main() -> None:
     """The entry point: a person's mistake is one sentence and exit code 2, never a traceback."""
     from towline.errors import TowlineError
+    from towline_cli.lab.errors import LabError
 
     try:
         app()
-    except TowlineError as error:
+    except (TowlineError, LabError) as error:
         typer.echo(f"towline: {error}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -152,6 +152,8 @@ class Stage:
 
     def clear(self) -> None:
         """Takes everything away; a second Ctrl-C cannot leave half of it."""
+        if not self._lab.is_mine:
+            return  # nothing was started yet, or another demo was quicker with this name
         with _uninterrupted(), self._screen.doing("everything is stopped and taken away") as note:
             done = self._towline_gone() + self._lab.remove()
             note.text = f"{len(done)} things; what was installed stays in {self._lab.cache.folder}"
@@ -183,8 +185,9 @@ class Stage:
         stage = self._screen.stage
         with _uninterrupted():
             log = self._log_of(error)
-            self._towline_gone()
-            self._lab.stop()
+            if self._lab.is_mine:
+                self._towline_gone()
+                self._lab.stop()
         self._screen.failed(f"failed while: {stage}")
         self._screen.line(str(error) or type(error).__name__)
         self._screen.line(f"log to read:    {log}")

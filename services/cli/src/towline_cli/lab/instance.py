@@ -93,6 +93,12 @@ class Instance:
         found = record.read(self.folder)
         return found is not None and bool(found.alive) and found.is_owned
 
+    @property
+    def is_mine(self) -> bool:
+        """Whether this process started it and still stands for it: then, and only then, it may take it away unasked."""
+        found = record.read(self.folder)
+        return found is not None and found.owner == record.this_process()
+
     def port(self, name: str) -> int:
         """A free port that is this instance's own under `name`; the same one every time it is asked for."""
         with self._writing, network.machine_lock():
