@@ -120,16 +120,23 @@ def down(
 
 def main() -> None:
     """The entry point: a person's mistake is one sentence and exit code 2, never a traceback."""
-    from towline.errors import TowlineError
-    from towline_cli.lab.errors import LabError
-
     try:
         app()
-    except (TowlineError, LabError) as error:
-        typer.echo(f"towline: {error}", err=True)
-        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if not _is_told(error):
+            raise
+        typer.echo(f"towline: {error}", err=True)
+        sys.exit(2)
+
+
+def _is_told(error: Exception) -> bool:
+    """Whether its message is for a person. The lab is not loaded for this: who never used it cannot have failed in it."""
+    from towline.errors import TowlineError
+
+    lab = sys.modules.get("towline_cli.lab.errors")
+    return isinstance(error, TowlineError) or (lab is not None and isinstance(error, lab.LabError))
 
 
 if __name__ == "__main__":
