@@ -1,7 +1,7 @@
 """Runs buildah in the jail: a base into a store of its own once, and a build on top of such stores.
 
     bases/<digest>/oci  ─pull─►  bases/<digest>/<driver>      written once, then only read by builds
-    tree + stores       ─bud──►  <build>/work/out             an OCI layout, believed no more than the tree
+    tree + stores       ─bud──►  its output folder            an OCI layout, believed no more than the tree
 
 What must hold:
 
@@ -40,12 +40,12 @@ runroot = "/run/storage"
 [storage.options]
 additionalimagestores = [{more}]
 """
-_PROBE = """mkdir -p /work/probe/lower /work/probe/upper /work/probe/inner /work/probe/merged && cd /work/probe &&
+_PROBE = """mkdir -p /build/probe/lower /build/probe/upper /build/probe/inner /build/probe/merged && cd /build/probe &&
 mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=inner,userxattr merged && : > merged/file &&
 umount merged"""
 _BUILD = """set -e
 out=$1; shift
-mkdir -p /work/tmp $out/blobs/sha256
+mkdir -p /build/tmp $out/blobs/sha256
 while [ "$1" != -- ]; do : > "$out/blobs/sha256/$1"; shift; done
 shift
 "$@"
@@ -104,11 +104,11 @@ class Buildah:
         stores = [await self._store(base) for base in {each.digest: each for each in order.bases.values()}.values()]
         work = await self._own(folder / "work")
         at = [f"/bases/{number}" for number in range(len(stores))]
-        conf = self._conf(folder / "storage.conf", "/work/storage", at)
-        mounts = [Mount(work, "/work", writable=True), Mount(order.tree, "/tree"), conf]
+        conf = self._conf(folder / "storage.conf", "/build/storage", at)
+        mounts = [Mount(work, "/build", writable=True), Mount(order.tree, "/tree"), conf]
         mounts += [Mount(store, target) for store, target in zip(stores, at, strict=True)]
         skipped = [diff.removeprefix("sha256:") for base in order.bases.values() for diff in base.layers]
-        argv = ["/bin/sh", "-c", _BUILD, "build", "/work/out", *skipped, "--", *_bud(order)]
+        argv = ["/bin/sh", "-c", _BUILD, "build", "/build/out", *skipped, "--", *_bud(order)]
         limits = self._settings.limits
         ended, exceeded = await self._run(name, argv, mounts, limits.seconds, limits.log_kib << 10, watched=work)
         if ended.timed_out:
@@ -130,7 +130,7 @@ class Buildah:
             async with self._locks["driver"]:
                 probe = await self._own(self._folder / "probe")
                 argv = ["/bin/sh", "-c", _PROBE]
-                ended, _ = await self._run("probe", argv, [Mount(probe, "/work", writable=True)], _OUT_OF_TIME, 4096)
+                ended, _ = await self._run("probe", argv, [Mount(probe, "/build", writable=True)], _OUT_OF_TIME, 4096)
                 self._driver = "overlay" if ended.code == 0 else "vfs"
                 if ended.code != 0:
                     said = ended.output.decode(errors="replace").strip()
@@ -146,9 +146,9 @@ class Buildah:
             if store.exists():
                 return store
             part = await self._own(store.with_name(f"{driver}.part"))
-            conf = self._conf(base.layout.parent / f"{driver}.conf", "/work/store", ())
-            mounts = [Mount(part, "/work", writable=True), Mount(base.layout, "/base"), conf]
-            argv = ["/bin/sh", "-c", "mkdir /work/tmp && buildah pull --quiet oci:/base"]
+            conf = self._conf(base.layout.parent / f"{driver}.conf", "/build/store", ())
+            mounts = [Mount(part, "/build", writable=True), Mount(base.layout, "/base"), conf]
+            argv = ["/bin/sh", "-c", "mkdir /build/tmp && buildah pull --quiet oci:/base"]
             ended, exceeded = await self._run(f"base-{base.digest[7:19]}", argv, mounts, _PULL_SECONDS, 64 << 10)
             if ended.code != 0:
                 said = exceeded or ended.output.decode(errors="replace").strip()[-500:]

@@ -184,7 +184,7 @@ def contained(
         line += ["--bind" if mount.writable else "--ro-bind", str(mount.source), mount.target]
     base = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/home", "LANG": "C.UTF-8"}
     # The first variable tells the builder that its namespace is made already and that it is not the host's root.
-    told = {"_CONTAINERS_USERNS_CONFIGURED": "done", "BUILDAH_ISOLATION": "chroot", "TMPDIR": "/work/tmp"}
+    told = {"_CONTAINERS_USERNS_CONFIGURED": "done", "BUILDAH_ISOLATION": "chroot", "TMPDIR": "/build/tmp"}
     for name, value in {**base, **told, **(env or {})}.items():
         line += ["--setenv", name, value]
     inside = [part("nsenter"), f"--user=/proc/self/fd/{namespace}", part("unshare"), "--mount", "--"]
