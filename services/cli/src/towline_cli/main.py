@@ -132,7 +132,7 @@ def main() -> None:
 
 
 def _is_told(error: Exception) -> bool:
-    """Whether its message is for a person. The lab is not loaded for this: who never used it cannot have failed in it."""
+    """Whether its message is for a person. The lab is not loaded to know: who did not use it did not fail in it."""
     from towline.errors import TowlineError
 
     lab = sys.modules.get("towline_cli.lab.errors")
