@@ -124,6 +124,12 @@ def test_the_same_program_outside_of_the_jail_reaches_it_all(tmp_path: Path) -> 
         assert 'shadow: ""' not in out
 
 
+async def test_a_closed_pool_can_be_used_again(renderer: Renderer) -> None:
+    assert len((await rendered(renderer, a=MAP)).rendered) == 1
+    await renderer.close()
+    assert len((await rendered(renderer, a=MAP)).rendered) == 1
+
+
 async def test_a_link_out_of_the_tree_is_refused_before_it_is_written(renderer: Renderer) -> None:
     from towline.snapshot import BadSnapshot
 

@@ -20,7 +20,7 @@ from towline.delivery.model import Envelope, Source
 from towline.delivery.retry import backoff
 from towline.errors import BadInput, TowlineError, redact
 from towline.events import ChangeMerged, Event
-from towline.ids import application_id
+from towline.ids import application_id, digest_of
 from towline_reconciler.api.application import GROUP, PLURAL, VERSION, Application
 from towline_reconciler.api.install import install
 from towline_reconciler.cluster.client import Cluster, Json
@@ -50,7 +50,8 @@ class Agent:
         self._mirrors_at = folder / "mirrors"
         self._mirrors: dict[str, Mirror] = {}
         limits = Limits(settings.render_seconds, settings.render_memory_mib * _MIB, settings.render_output_mib * _MIB)
-        self._renderer = Renderer(limits, size=settings.renderers, kustomize=settings.kustomize)
+        name = digest_of(str(folder.resolve()))[:12]
+        self._renderer = Renderer(limits, size=settings.renderers, kustomize=settings.kustomize, name=name)
         self._following: Following | None = None
         self._trouble: str | None = "has not logged into the cluster yet"
 

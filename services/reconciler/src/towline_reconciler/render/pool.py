@@ -64,8 +64,12 @@ class _Worker:
 class Renderer:
     """A pool of `size` workers. `start` warms them; safe for concurrent use."""
 
-    def __init__(self, limits: Limits, *, size: int = 1, kustomize: str | None = "kustomize") -> None:
+    def __init__(
+        self, limits: Limits, *, size: int = 1, kustomize: str | None = "kustomize", name: str | None = None
+    ) -> None:
+        """`name` is the same after a restart, so that what a killed process left is found and ended."""
         self._limits = limits
+        self._name = f"towline-render-{name or os.getpid()}"
         self._size = size
         self._kustomize = kustomize
         self._idle: asyncio.LifoQueue[tuple[int, _Worker | None]] = asyncio.LifoQueue()
@@ -109,12 +113,15 @@ class Renderer:
         return _answer(answer)
 
     async def close(self) -> None:
-        while not self._idle.empty():
-            _, worker = self._idle.get_nowait()
+        """End every idle worker; a render after this begins with fresh ones."""
+        idle = [self._idle.get_nowait() for _ in range(self._idle.qsize())]
+        for number, worker in idle:
             if worker is not None:
                 await self._end(worker)
+            self._idle.put_nowait((number, None))
         if self._hierarchy is not None:
             await asyncio.to_thread(self._hierarchy.close)
+            self._hierarchy = None
 
     def _program(self) -> Path | None:
         found = shutil.which(self._kustomize) if self._kustomize else None
@@ -122,7 +129,7 @@ class Renderer:
 
     async def _spawn(self, number: int) -> _Worker:
         if self._hierarchy is None:
-            self._hierarchy = await asyncio.to_thread(cgroup.hierarchy, _instance())
+            self._hierarchy = await asyncio.to_thread(cgroup.hierarchy, self._name)
             if self._hierarchy.weakness:
                 log.warning("renders are limited less than they could be", extra={"reason": self._hierarchy.weakness})
         memory = self._limits.memory_bytes + (64 << 20)
@@ -176,10 +183,6 @@ class Renderer:
             worker.process.kill()
         await asyncio.to_thread(worker.group.remove)
         await worker.process.wait()
-
-
-def _instance() -> str:
-    return f"towline-reconciler-{os.getpid()}"
 
 
 def _length(part: bytes) -> bytes:
