@@ -148,7 +148,6 @@ class ApplicationStatus(Wire):
     last_sync: LastSync | None = None
     health: HealthStatus | None = None
     last_published: LastPublished | None = None
-    last_handled_sync_request: str | None = None
     conditions: tuple[Condition, ...] = ()
 
     def condition(self, kind: str) -> Condition | None:
