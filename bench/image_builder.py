@@ -20,9 +20,10 @@ import subprocess
 import tempfile
 import time
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 
-from towline.events import BuildFinished, Outcome, Purpose
+from towline.events import BuildFinished, CandidateCreated, Outcome, Purpose
 from towline_cli import lab
 from towline_image_builder.settings import ImageBuilderSettings, PushRegistry
 from towline_image_builder.testing import Workshop, workshop
@@ -62,18 +63,22 @@ class Bare:
 
 
 class Timed:
-    """Asks a workshop for images and tells how long Towline itself took, in milliseconds."""
+    """Asks a workshop for images and tells how long Towline itself took, in milliseconds, by the times in the log."""
 
     def __init__(self, shop: Workshop) -> None:
         self._shop = shop
 
     async def build(self, files: dict[str, str], purpose: Purpose) -> tuple[BuildFinished, float]:
-        started = time.monotonic()
-        end = await self._shop.build(files, purpose)
-        took = time.monotonic() - started
+        asked = await self._shop.ask(files, purpose)
+        end = await self._shop.finished(asked)
+        times = {id(envelope.event): envelope.time for envelope in self._shop.log.envelopes}
+        took = (times[id(end)] - self._asked_at(asked)).total_seconds()
         if end.outcome is not Outcome.SUCCESS:
             raise SystemExit(f"the build failed: {end.problems}")
         return end, (took - end.build_seconds - end.push_seconds) * 1000
+
+    def _asked_at(self, asked: CandidateCreated) -> datetime:
+        return next(each.time for each in self._shop.log.envelopes if each.event == asked)
 
 
 async def measure(instance: lab.Instance, folder: Path, rounds: int) -> bool:
