@@ -34,6 +34,7 @@ from towline_ci_runner import frames
 from towline_ci_runner.checks.found import Found
 
 Check = Callable[[Mapping[str, bytes], list[str], Path], Found]
+Prepare = Callable[[], None]
 _PR_SET_DUMPABLE = 4
 _OUTPUT_BYTES = 1 << 20
 _FILE_BYTES = 64 << 20
@@ -43,8 +44,9 @@ def main(name: str, options: Mapping[str, Any]) -> None:
     """Serve until the request pipe is closed."""
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "cannot protect the worker from its own forks")
-    check = _load(name, options)
+    check, prepare = _load(name, options)
     gc.freeze()  # what was imported is shared by all forks and written by none
+    prepare()
     frames.write(1, frames.framed(b"ready"))
     while (request := frames.read_frame(0)) is not None:
         archive = frames.read_frame(0)
@@ -54,13 +56,16 @@ def main(name: str, options: Mapping[str, Any]) -> None:
             answer = _contained(check, json.loads(request), archive, Path(scratch))
         _clean_up(jailed=bool(options.get("jailed")))
         frames.write(1, frames.framed(answer))
+        prepare()
 
 
-def _load(name: str, options: Mapping[str, Any]) -> Check:
+def _load(name: str, options: Mapping[str, Any]) -> tuple[Check, Prepare]:
+    """The check, and what is to be done before each request."""
     if name == "lint":
-        from towline_ci_runner.checks import lint
+        from towline_ci_runner.checks.lint import Lint
 
-        return lambda files, manifests, _: lint.check(files, manifests)
+        lint = Lint()
+        return lint, lint.prepare
     from towline_ci_runner.checks.configuration import Configuration
     from towline_ci_runner.checks.schema import Schemas
 
@@ -68,7 +73,11 @@ def _load(name: str, options: Mapping[str, Any]) -> Check:
     if options.get("warm"):
         schemas.warm()
     kustomize = options.get("kustomize")
-    return lambda files, manifests, scratch: Configuration(schemas, kustomize, scratch).check(files, manifests)
+
+    def configuration(files: Mapping[str, bytes], manifests: list[str], scratch: Path) -> Found:
+        return Configuration(schemas, kustomize, scratch).check(files, manifests)
+
+    return configuration, lambda: None
 
 
 def _contained(check: Check, request: Mapping[str, Any], archive: bytes, scratch: Path) -> bytes:
