@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -109,7 +108,12 @@ class Following:
     """One login's worth of work: the watch of Applications and a loop for each."""
 
     def __init__(
-        self, settings: ReconcilerSettings, cluster: Cluster, source: Source, renderer: Renderer, mirror: Any
+        self,
+        settings: ReconcilerSettings,
+        cluster: Cluster,
+        source: Source,
+        renderer: Renderer,
+        mirror: Callable[[str], Mirror],
     ) -> None:
         self._settings = settings
         self._cluster = cluster

@@ -55,11 +55,9 @@ class Cluster:
     async def get(self, path: str, **params: str) -> Json:
         return await self._call("GET", path, params)
 
-    async def apply(self, path: str, body: bytes, *, force: bool = True, dry_run: bool = False) -> Json:
+    async def apply(self, path: str, body: bytes) -> Json:
         """Server-side apply; the answer is the object as it is now, with its managed fields."""
-        params = {"fieldManager": MANAGER, "force": "true" if force else "false", "fieldValidation": "Strict"}
-        if dry_run:
-            params["dryRun"] = "All"
+        params = {"fieldManager": MANAGER, "force": "true", "fieldValidation": "Strict"}
         return await self._call("PATCH", path, params, body, "application/apply-patch+yaml")
 
     async def merge(self, path: str, patch: Mapping[str, Any]) -> Json:

@@ -53,8 +53,6 @@ class Reflector:
         """Set while the last list succeeded."""
         self.settled = asyncio.Event()
         """Set once the first list has succeeded or failed."""
-        self.heard = time.monotonic()
-        """When the last event, bookmark or list came."""
         self.trouble: str | None = "has not listed yet"
         """Why nothing is heard at the moment; None while all is well."""
 
@@ -67,7 +65,6 @@ class Reflector:
                 self.trouble = None
                 async for seen in self._follow(version):
                     version, failures = seen, 0
-                    self.heard = time.monotonic()
                 if time.monotonic() - began > _SHORTEST_WATCH:
                     continue
                 error: Exception = DependencyDown("the watch ended at once")  # not again without a pause
@@ -105,7 +102,6 @@ class Reflector:
             del self._known[uid]
             meta = {"namespace": namespace, "name": name, "uid": uid}
             self._follower.deleted({"apiVersion": api_version, "kind": kind, "metadata": meta})
-        self.heard = time.monotonic()
         self.synced.set()
         self.settled.set()
         self._follower.listed()
