@@ -70,6 +70,8 @@ class Gate(RuleBasedStateMachine):
         self.asked: list[Effect] = []
         self.read: list[RefsRead] = []
         """Readings taken that did not arrive yet."""
+        self.coming: dict[bool, list[Event]] = {False: [], True: []}
+        """Ends of superseded candidates on their way, by service."""
         self.late: list[tuple[str, Event]] = []
         self.answers: list[Event] = []
         self.live: dict[tuple[str, str], CandidateCreated] = {}
@@ -122,8 +124,16 @@ class Gate(RuleBasedStateMachine):
                     and said.purpose is Purpose.GATE
                 ], "replaced without being superseded"
                 self.live[key] = said
+                self.good.pop(f"{said.candidate} {said.purpose}", None)
+                if said.purpose is not Purpose.CHECK:
+                    self.good.pop(said.candidate, None)
             case CandidateSuperseded():
-                assert self.live.pop((said.change, said.candidate), None) is not None, "superseded what was not told"
+                gone = self.live.pop((said.change, said.candidate), None)
+                assert gone is not None, "superseded what was not told"
+                ended = self.good.get(f"{gone.candidate} {gone.purpose}", set())
+                for build in (False, True):
+                    if ("build!" if build else "pipeline!") not in ended:
+                        self.coming[build].append(self.end_of(gone, Outcome.CANCEL, build))
             case CandidateRejected() | ChangeAbandoned() | ChangeMerged():
                 assert self.open[said.change] is None, "ended twice"
                 self.open[said.change] = type(said).__name__
@@ -271,27 +281,32 @@ class Gate(RuleBasedStateMachine):
         self.verdict(candidate, outcome, build)
 
     def verdict(self, candidate: CandidateCreated, outcome: Outcome, build: bool) -> None:
+        while self.coming[build]:  # what a service says of one repository stays in order
+            self.tell(self.coming[build].pop(0))
+        if self.live.get((candidate.change, candidate.candidate)) is not candidate:
+            return
         what = "build" if build else "pipeline"
+        if f"{what}!" in self.good.get(f"{candidate.candidate} {candidate.purpose}", set()):
+            return  # each ends once; copies are `an_old_answer_comes_again`
         ends = self.good.setdefault(f"{candidate.candidate} {candidate.purpose}", set())
         first = f"{what}!" not in ends
         ends.add(f"{what}!")
         if first and outcome is Outcome.SUCCESS and candidate.purpose is not Purpose.CHECK:
             self.good.setdefault(candidate.candidate, set()).add(what)
+        self.tell(self.end_of(candidate, outcome, build))
+
+    def end_of(self, candidate: CandidateCreated, outcome: Outcome, build: bool) -> Event:
         common = candidate.model_dump(include={"repo", "change", "candidate", "head", "source_tree", "purpose"})
-        event: Event = (
-            BuildFinished(**common, outcome=outcome)
-            if build
-            else PipelineRunFinished(**common, run="r", outcome=outcome, verdict=Verdict.VALID)
-        )
-        self.answers.append(event)
-        self.tell(event)
+        if build:
+            return BuildFinished(**common, outcome=outcome)
+        return PipelineRunFinished(**common, run="r", outcome=outcome, verdict=Verdict.VALID)
 
     @precondition(lambda self: self.answers)
     @rule(data=st.data())
     def an_old_answer_comes_again(self, data: st.DataObject) -> None:
         event = data.draw(st.sampled_from(self.answers))
-        if isinstance(event, RefsRead):
-            return  # the delivery drops copies of effects' answers; verdicts and late answers are tried here
+        if isinstance(event, RefsRead | EffectFailed):
+            return  # the delivery drops every copy; of those that name what they answer, none would do harm
         self.tell(event)
 
     # -- what must hold -------------------------------------------------------------------------------------------
@@ -325,6 +340,9 @@ class Gate(RuleBasedStateMachine):
             self.tell(self.read.pop(0))
         self.tell(RefsHinted(repo=REPO, by="poll"))
         for _ in range(200):
+            for build in (False, True):
+                while self.coming[build]:
+                    self.tell(self.coming[build].pop(0))
             waiting = [each for each in self.live.values() if not self.ended(each)]
             if self.asked:
                 effect = self.asked.pop(0)
@@ -372,3 +390,20 @@ def test_a_reading_from_before_a_landing_is_taken_again_and_not_for_a_foreign_pu
     assert [type(each) for each in gate.asked] == [FetchRefs]
     gate.teardown()
     assert list(gate.open.values()) == ["ChangeMerged", "ChangeMerged"]
+
+
+def test_the_cancel_of_a_superseded_candidate_is_not_taken_for_its_second_life() -> None:
+    """Deleting a change and pushing the same head again gives the same candidate."""
+    gate = Gate()
+    gate.start()
+    gate.push("a", 0)
+    gate.all_goes_well_for_a_while(3)
+    gate.delete("a")
+    gate.all_goes_well_for_a_while(1)
+    gate.push("a", 0)
+    gate.all_goes_well_for_a_while(2)
+    [again] = gate.live.values()
+    assert gate.coming[False][0] == gate.end_of(again, Outcome.CANCEL, False)
+    gate.teardown()
+    assert list(gate.open.values()) == ["ChangeMerged"]
+    assert gate.state.owed == {}

@@ -60,6 +60,13 @@ class Landing(Entry):
     build: Outcome | None = None
 
 
+class Owed(Entry):
+    """Ends that are still to come for a candidate that was given up. Computed again, it has the same id."""
+
+    pipeline: int = 0
+    build: int = 0
+
+
 class Change(Entry):
     change: str
     ref: str
@@ -80,6 +87,7 @@ class Branch(Entry):
 class WatcherState(State):
     changes: dict[str, Change] = Field(default_factory=dict, description="By ref.")
     branches: dict[str, Branch] = Field(default_factory=dict, description="Gated branches by name.")
+    owed: dict[str, Owed] = Field(default_factory=dict, description="By `<purpose> <candidate>`.")
     reading: bool = Field(False, description="A FetchRefs is under way.")
     again: bool = Field(False, description="Something was hinted since it began.")
     epoch: int = Field(0, description="Counts what landings did to refs; readings from before one are old.")

@@ -1,7 +1,7 @@
 """What follows from a pipeline's or a build's end. Pure.
 
-Rules: the first result of each counts; the gate needs both; the first failure ends the change's attempt at once,
-because its author can begin to mend it while others move up.
+Rules: the first result of each counts, unless it belongs to an earlier life of the candidate; the gate needs both;
+the first failure ends the change's attempt at once, because its author can begin to mend it while others move up.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ Finished = PipelineRunFinished | BuildFinished
 
 
 def on_finished(turn: Settling, event: Finished) -> None:
+    if turn.owes(f"{event.purpose} {event.candidate}", _name(event)):
+        return
     for change in turn.changes.values():
         if event.purpose is Purpose.LANDING:
             if change.step is Step.CHECKING and change.landing and change.landing.id == event.candidate:

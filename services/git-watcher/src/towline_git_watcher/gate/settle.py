@@ -23,9 +23,10 @@ from towline.events import (
 )
 from towline_git_watcher.gate.queue import Place, joined, left, plan
 from towline_git_watcher.messages import ComputeCandidate, FetchRefs
-from towline_git_watcher.state import Branch, Change, Step, WatcherState
+from towline_git_watcher.state import Branch, Change, Owed, Step, WatcherState
 
 MAX_PROBLEMS = 50
+MOST_OWED = 200
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Settling:
     before: WatcherState
     changes: dict[str, Change] = field(default_factory=dict)
     branches: dict[str, Branch] = field(default_factory=dict)
+    owed: dict[str, Owed] = field(default_factory=dict)
     reading: bool = False
     again: bool = False
     epoch: int = 0
@@ -46,9 +48,8 @@ class Settling:
 
     @classmethod
     def of(cls, repo: str, host: str, state: WatcherState) -> Settling:
-        return cls(
-            repo, host, state, dict(state.changes), dict(state.branches), state.reading, state.again, state.epoch
-        )
+        tables = dict(state.changes), dict(state.branches), dict(state.owed)
+        return cls(repo, host, state, *tables, state.reading, state.again, state.epoch)
 
     def decision(self) -> Decision[WatcherState]:
         for name in list(self.branches):
@@ -56,6 +57,7 @@ class Settling:
         after = WatcherState(
             changes=self.changes,
             branches=self.branches,
+            owed=dict(list(self.owed.items())[-MOST_OWED:]),
             reading=self.reading,
             again=self.again,
             epoch=self.epoch,
@@ -88,6 +90,7 @@ class Settling:
 
     def supersede(self, change: Change, reason: str) -> None:
         """Tell that the candidates of a change are not needed any more; those that ran to their end were of use."""
+        self._give_up(change)
         stale = []
         if change.candidate and (change.candidate.pending or change.purpose is Purpose.GATE):
             stale.append(change.candidate.id)
@@ -107,11 +110,13 @@ class Settling:
                 problems=tuple(problems)[:MAX_PROBLEMS],
             )
         )
-        if candidate and (candidate.pipeline is None or candidate.build is None):
+        waits = change.step in (Step.TESTING, Step.CHECKING)
+        if waits and candidate and (candidate.pipeline is None or candidate.build is None):
             told = CandidateSuperseded(
                 **about(self.repo, change), candidate=candidate.id, reason="The change was rejected."
             )
             self.events.append(told)
+        self._give_up(change)
         self._dequeue(change)
         self.put(change, step=Step.REJECTED, candidate=None, landing=None)
 
@@ -149,7 +154,9 @@ class Settling:
 
     def _start(self, change: Change, purpose: Purpose, base: str) -> None:
         promoted = change.purpose is Purpose.CHECK and change.base == base  # the same commit, now for the gate
-        if not promoted:
+        if promoted:
+            self._give_up(change)
+        else:
             self.supersede(change, f"{change.target} moved.")
         self.put(change, step=Step.COMPUTING, purpose=purpose, base=base, candidate=None, landing=None)
         self.effects.append(
@@ -163,6 +170,30 @@ class Settling:
                 purpose=purpose,
             )
         )
+
+    def _give_up(self, change: Change) -> None:
+        """Note the ends that still come: they must not be taken for those of the same candidate, asked for again."""
+        held = ((change.candidate, change.purpose), (change.landing, Purpose.LANDING))
+        for each, purpose in held:
+            if each is None or change.step not in (Step.TESTING, Step.CHECKING):
+                continue
+            name = f"{purpose} {each.id}"
+            owed = self.owed.get(name, Owed())
+            more = Owed(pipeline=owed.pipeline + (each.pipeline is None), build=owed.build + (each.build is None))
+            if more != owed:
+                self.owed[name] = more
+
+    def owes(self, name: str, what: str) -> bool:
+        """True when an end belongs to a candidate that was given up; it is then counted off."""
+        owed = self.owed.get(name)
+        if owed is None or getattr(owed, what) == 0:
+            return False
+        left = owed.model_copy(update={what: getattr(owed, what) - 1})
+        if left == Owed():
+            del self.owed[name]
+        else:
+            self.owed[name] = left
+        return True
 
     def _dequeue(self, change: Change) -> None:
         branch = self.branches.get(change.target)
