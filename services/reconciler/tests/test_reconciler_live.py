@@ -81,6 +81,23 @@ async def test_our_own_apply_is_no_drift_whichever_of_watch_and_answer_comes_fir
     assert live.drift(ID) is None
 
 
+async def test_a_controllers_answer_to_our_apply_is_no_drift_when_it_is_told_before_our_own(cluster: Cluster) -> None:
+    """The bug: judged by the apply before, our own new value looked like somebody's change, for ever."""
+    live = LiveObjects(cluster)
+    live.applied(desired_of("1"), live_of(1, "1"))
+    with live.applying(ID):
+        live.changed(live_of(3, "2", other="of its controller"))
+        live.applied(desired_of("2"), live_of(2, "2"))
+    assert live.drift(ID) is None
+    record = live.record(ID)
+    assert record is not None
+    assert record.version == 3
+    with live.applying(ID):
+        live.changed(live_of(5, "by hand"))
+        live.applied(desired_of("3"), live_of(4, "3"))
+    assert live.drift(ID) == ("data.value",)
+
+
 async def test_a_field_that_another_writer_took_is_drift_although_it_is_no_longer_ours(cluster: Cluster) -> None:
     live = LiveObjects(cluster)
     live.applied(desired_of(), live_of(1))

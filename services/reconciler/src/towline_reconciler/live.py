@@ -4,6 +4,8 @@ Of an object only its identity, its health and the part that we own are kept. Wh
 
 - A record never goes back: what a watch tells of an older resource version than the answer of an apply is ignored, so
   our own change is never taken for somebody's drift.
+- What the watch tells while an apply is under way is judged again by its answer: a controller may react to our change,
+  and the watch tell of that, before the answer is here.
 - Drift is judged against the field set and the values of our last apply (the *reference*), because the live object's
   own `managedFields` lose a field in the moment in which another writer takes it.
 """
@@ -12,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +78,8 @@ class LiveObjects:
         self._records: dict[ObjectId, Record] = {}
         self._references: dict[ObjectId, Reference] = {}
         self._listeners: dict[ObjectId, Listener] = {}
+        self._meanwhile: dict[ObjectId, Json | None] = {}
+        """Objects that are being applied → the newest that the watch told of them since."""
         self._reflectors: dict[Resource, list[tuple[Reflector, asyncio.Task[None]]]] = {}
 
     # -- which kinds are watched --------------------------------------------------------------------------------
@@ -170,8 +175,17 @@ class LiveObjects:
         if record is not None and desired.id not in self._references:
             self._references[desired.id] = Reference(digest_of(desired.body), record.api, record.fields, record.owned)
 
+    @contextmanager
+    def applying(self, id: ObjectId) -> Iterator[None]:
+        """Around an apply and the `applied` that tells its answer."""
+        self._meanwhile[id] = None
+        try:
+            yield
+        finally:
+            self._meanwhile.pop(id, None)
+
     def applied(self, desired: Desired, answer: Json) -> Record:
-        """An apply was answered: that is the reference now, and this the object."""
+        """An apply was answered: that is the reference now. Returns the object as answered."""
         fields = projection.owned_fields(answer)
         owned = projection.reference_of(answer, fields)
         before = self._records.get(desired.id)
@@ -179,6 +193,8 @@ class LiveObjects:
         record = self._record_of(desired.id, answer)
         if before is None or before.uid != record.uid or record.version >= before.version:
             self._records[desired.id] = record
+        elif newer := self._meanwhile.get(desired.id):
+            self._records[desired.id] = self._record_of(desired.id, newer)
         return record
 
     def changed(self, live: Json) -> None:
@@ -191,6 +207,8 @@ class LiveObjects:
         if reference is not None and reference.api != live["apiVersion"]:
             return  # watched in another version than it is applied in: the other watch tells it
         self._records[id] = self._record_of(id, live)
+        if id in self._meanwhile:
+            self._meanwhile[id] = live
         self._tell(id)
 
     def deleted(self, live: Json) -> None:

@@ -90,8 +90,9 @@ class Syncer:
     async def apply(self, desired: Desired, resource: Resource) -> bool:
         """True when it changed the object. Raises Rejected or DependencyDown."""
         before = self._live.record(desired.id)  # the watch may tell of our own apply before its answer is here
-        answer = await self._cluster.apply(resource.path(desired.id.namespace, desired.id.name), desired.body)
-        after = self._live.applied(desired, answer)
+        with self._live.applying(desired.id):
+            answer = await self._cluster.apply(resource.path(desired.id.namespace, desired.id.name), desired.body)
+            after = self._live.applied(desired, answer)
         changed = before is None or (before.uid, before.version) != (after.uid, after.version)
         if is_definition(desired.id.group_kind):
             await self._until_established(resource.path(desired.id.namespace, desired.id.name))
