@@ -126,6 +126,23 @@ class Clone:
 ADA = {"NAME": "Ada Løve", "EMAIL": "ada@example.test"}
 
 
+def begin(top: Path) -> Clone:
+    """A bare repository with one commit on main, and a clone of it."""
+    remote, folder = top / "app.git", top / "clone"
+    folder.mkdir()
+    made = Clone(folder, remote)
+    made.git("init", "--quiet", "--bare", "--initial-branch=main", str(remote))
+    made.git("init", "--quiet", "--initial-branch=main", ".")
+    made.git("remote", "add", "origin", str(remote))
+    for path, content in FILES.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(content)
+    made.git("add", "--all")
+    made.git("commit", "--quiet", "--message", "Begin")
+    made.git("push", "--quiet", "origin", "HEAD:refs/heads/main")
+    return made
+
+
 class Nothing(State):
     pass
 
