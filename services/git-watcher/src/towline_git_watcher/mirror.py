@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 HEADS = "refs/towline/heads/"
 """Where the mirror keeps the other side's refs/heads/."""
 _FORMAT = "%(objectname)%00%(refname)%00%(contents:subject)%00%(authorname)%00"
+MAX_REFS_BYTES = 150_000
+"""Of all open changes: one event tells them, and stays under the bus's record limit."""
 TITLE_CHARS = 200
 AUTHOR_CHARS = 100
 
@@ -115,7 +117,7 @@ class Mirror:
         fields = git.run("for-each-ref", f"--format={_FORMAT}", "--sort=refname", "--sort=committerdate", HEADS)
         branches: dict[str, str] = {}
         changes: list[OpenRef] = []
-        left_out = 0
+        left_out = size = 0
         for id, name, title, author in _records(fields.out):
             ref = "refs/heads/" + name.removeprefix(HEADS)
             branch = ref.removeprefix("refs/heads/")
@@ -123,10 +125,10 @@ class Mirror:
                 branches[branch] = id
             elif ref.startswith(FOR):
                 taken = target_of(ref, self.settings.branches) is not None and is_ref(ref)
-                if taken and len(changes) < self._most:
-                    changes.append(
-                        OpenRef(ref=ref, head=id, title=_line(title, TITLE_CHARS), author=_line(author, AUTHOR_CHARS))
-                    )
+                found = OpenRef(ref=ref, head=id, title=_line(title, TITLE_CHARS), author=_line(author, AUTHOR_CHARS))
+                size += len(found.model_dump_json().encode())
+                if taken and len(changes) < self._most and size <= MAX_REFS_BYTES:
+                    changes.append(found)
                 else:
                     left_out += 1
         return Refs(branches, tuple(changes), left_out)
