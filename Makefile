@@ -21,7 +21,8 @@ PY := $(VENV)/bin/python
 LAB_SOURCE := services/cli/src/towline_cli/lab
 
 export TOWLINE_CACHE := $(CACHE)
-export UV UV_PROJECT_ENVIRONMENT := $(VENV)
+export UV
+export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_CACHE_DIR := $(CACHE)/uv-cache
 export UV_PYTHON_DOWNLOADS := never
 export RUFF_CACHE_DIR := $(CACHE)/ruff
