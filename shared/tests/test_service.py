@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from shared.tests.conftest import Tally
 
 from towline.bus.sqlite import SqliteBus
 from towline.delivery.model import Service, Source
+from towline.errors import BadInput
 from towline.service import Process
 
 
@@ -39,6 +41,29 @@ async def test_it_is_ready_once_its_services_can_work_and_says_why_not_before(
     assert "towline_events_total" in metrics
     process.stop()
     await task
+    await bus.close()
+
+
+async def test_it_says_what_it_waits_for_besides_its_services(tmp_path: Path, tally: Service[Tally]) -> None:
+    waits: list[str | None] = ["the Application shop is not in the cluster", None]
+    bus = await SqliteBus.open(tmp_path / "bus.db")
+    process = Process([tally], bus, listen=("127.0.0.1", 0), ready=lambda: waits.pop(0))
+    task = asyncio.create_task(process.run(signals=False))
+    await process.started()
+    assert await get(process, "/readyz") == (503, "the Application shop is not in the cluster\n")
+    assert await get(process, "/readyz") == (200, "ok\n")
+    process.stop()
+    await task
+    await bus.close()
+
+
+async def test_an_address_that_is_taken_is_a_sentence(tmp_path: Path, tally: Service[Tally]) -> None:
+    """It was a traceback."""
+    bus = await SqliteBus.open(tmp_path / "bus.db")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(BadInput, match=rf"cannot listen on 127\.0\.0\.1:{port} \(.*in use.*\); set `listen`"):
+            await Process([tally], bus, listen=("127.0.0.1", port)).run(signals=False)
     await bus.close()
 
 

@@ -28,7 +28,7 @@ from towline.observe import Log
 from towline.telemetry import trace
 from towline.testing import running
 from towline_cli import compose
-from towline_cli.application import application, apply
+from towline_cli.application import Applying, application
 from towline_cli.demo.receiver import Receiver
 from towline_cli.settings import read
 
@@ -60,7 +60,7 @@ async def all_services(way: WholeWay) -> AsyncIterator[Log]:
         await bus.ensure(flow.topics())
         services = [compose.build(name, settings) for name in flow.SERVICES]
         async with running(bus, *services):
-            await apply(way.parts.kubeconfig, application(way.name, way.local.repository))
+            await Applying(way.parts.kubeconfig, application(way.name, way.local.repository)).run()
             log = Log(bus)
             mine = way.name
             await log.wait_for(ServiceDeployed, lambda up: up.application.endswith(f"/{mine}"), timeout=60)

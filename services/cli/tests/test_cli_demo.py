@@ -18,7 +18,7 @@ from towline_cli.demo.receiver import Receiver
 from towline_cli.demo.run import Stage, demo
 from towline_cli.demo.screen import Screen
 from towline_cli.demo.workplace import Refused, Workplace, write_application
-from towline_cli.lab import processes, record
+from towline_cli.lab import network, processes, record
 from towline_cli.local import LocalInstance, Surroundings
 
 
@@ -108,6 +108,28 @@ def test_a_demo_does_not_take_the_name_of_somebodys_instance(home: Path) -> None
 
     with pytest.raises(BadInput, match="'mine' is an instance that `towline up` made"):
         Stage(screen(terminal=False)[0], "mine", "sqlite").refuse_a_second()
+
+
+def test_what_a_demo_started_goes_also_when_it_ends_by_a_bug(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It left a cluster running that nobody was told of."""
+    monkeypatch.setenv("TOWLINE_CACHE", str(tmp_path / "cache"))
+    LocalInstance("demo").create(Surroundings(), disposable=True)
+
+    def play(stage: Stage) -> None:
+        record.write(
+            stage._lab.folder, record.Record("demo", processes.boot_id(), "now", 3, "tl-x", {}, record.this_process())
+        )
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(Stage, "play", play)
+
+    with pytest.raises(KeyError):
+        demo("demo", "sqlite", keep=False)
+
+    assert not LocalInstance("demo").exists()
+    assert record.read(lab.Instance("demo").folder) is None
 
 
 def test_an_unknown_bus_or_name_is_refused_before_anything_is_done(home: Path) -> None:

@@ -61,6 +61,14 @@ def test_an_unknown_setting_is_answered_with_the_nearest_name(shop: Path) -> Non
         read(shop, {})
 
 
+def test_settings_that_are_no_mapping_are_a_sentence(shop: Path) -> None:
+    """They were a traceback."""
+    shop.write_text("- bus\n")
+
+    with pytest.raises(BadInput, match="is no mapping of settings"):
+        instances.bus_of(shop)
+
+
 def test_a_new_instance_has_a_repository_with_a_commit_and_settings_that_load(home: Path, tmp_path: Path) -> None:
     instance = LocalInstance("fresh")
     kubeconfig = tmp_path / "kubeconfig"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import orjson
@@ -13,7 +15,7 @@ import pytest
 from towline.errors import BadInput
 from towline.events import CandidateRejected, ChangeCreated, ChangeMerged, Event, Health, HealthChanged, Problem
 from towline.events.change import PinnedImage
-from towline_cli import show
+from towline_cli import instances, show
 
 Write = Callable[..., Awaitable[None]]
 REPO = "localhost/var/lib/towline/shop/git/app"
@@ -93,6 +95,53 @@ async def test_an_unknown_commit_gets_a_sentence(shop: Path, log_of: Write) -> N
 
     with pytest.raises(BadInput, match="no change has 'nosuch'; give 7 or more digits"):
         show.print_trace(await show.read_of(shop), "nosuch")
+
+
+async def test_nothing_of_a_repository_reaches_the_terminal_as_a_command(
+    shop: Path, log_of: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Output of a hostile build could retitle, clear or rewrite the terminal of whoever looked at its status."""
+    bad = {"repo": REPO, "change": f"{REPO}!rude", "target": "main", "head": BAD}
+    evil = "\x1b]0;owned\x07\x1b[2Jit failed\u202edessap\x9b1m"
+    problem = Problem(message=f"{evil}\n{evil}", file="a\x1b[1m", line=1)
+    reason = CandidateRejected(**bad, stage="build", reason=evil, problems=(problem,))
+    await log_of(shop, ChangeCreated(**bad, title=evil, author="Ada"), reason)
+
+    show.print_status(await show.read_of(shop))
+    show.print_trace(await show.read_of(shop), "rude")
+
+    said = capsys.readouterr().out
+    assert said.count("it failed") == 7
+    assert all(line.isprintable() for line in said.split("\n"))
+
+
+async def test_status_says_what_a_running_instance_waits_for(
+    shop: Path, log_of: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await log_of(shop)
+
+    class Waits(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b"the Application shop is not in the cluster: forbidden\n"
+            self.send_response(503)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nobody looks."""
+
+    with HTTPServer(("127.0.0.1", 0), Waits) as server:
+        answering = threading.Thread(target=server.handle_request)
+        answering.start()
+        (shop.parent / instances.READY).write_text(f"127.0.0.1:{server.server_address[1]}\n")
+        waits = instances.waits_of(shop)
+        answering.join()
+
+    assert waits == ["the Application shop is not in the cluster: forbidden"]
+    assert instances.waits_of(shop) == [], "an instance that was killed says nothing"
+    show.print_status(await show.read_of(shop), waits)
+    assert "not ready the Application shop is not in the cluster: forbidden\n" in capsys.readouterr().out
 
 
 async def test_an_empty_log_says_how_to_push(shop: Path, log_of: Write, capsys: pytest.CaptureFixture[str]) -> None:

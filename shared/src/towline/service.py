@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -19,6 +19,7 @@ from towline import flow
 from towline.bus.port import Bus
 from towline.delivery.model import Service
 from towline.delivery.runtime import Runtime
+from towline.errors import BadInput
 from towline.telemetry import metrics
 
 log = logging.getLogger(__name__)
@@ -27,9 +28,18 @@ log = logging.getLogger(__name__)
 class Process:
     """Runs services on one bus until `stop`, a signal, or the end of one of them by a bug."""
 
-    def __init__(self, services: Sequence[Service[Any]], bus: Bus, *, listen: tuple[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        services: Sequence[Service[Any]],
+        bus: Bus,
+        *,
+        listen: tuple[str, int] | None = None,
+        ready: Callable[[], str | None] | None = None,
+    ) -> None:
+        """`ready` says what the process waits for besides its services, None for nothing."""
         self._bus = bus
         self._listen = listen
+        self._ready = ready
         self.runtimes = [Runtime(service, bus) for service in services]
         self._stop = asyncio.Event()
         self.address: tuple[str, int] | None = None
@@ -69,6 +79,8 @@ class Process:
             reason = runtime.service.ready() if runtime.started.is_set() else "loads its state"
             if reason is not None:
                 said.append(f"{runtime.service.name}: {reason}")
+        if self._ready is not None and (reason := self._ready()) is not None:
+            said.append(reason)
         return said
 
     async def _until_stopped(self, running: Sequence[asyncio.Task[None]]) -> None:
@@ -87,8 +99,12 @@ class Process:
         app.router.add_get("/metrics", self._metrics)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        site = web.TCPSite(runner, *self._listen)
-        await site.start()
+        try:
+            await web.TCPSite(runner, *self._listen).start()
+        except OSError as error:
+            await runner.cleanup()
+            host, port = self._listen
+            raise BadInput(f"cannot listen on {host}:{port} ({error.strerror}); set `listen` otherwise") from None
         self.address = runner.addresses[0][:2]
         return runner
 

@@ -59,20 +59,28 @@ def _builders() -> dict[str, Callable[[TowlineSettings, Host], Service[Any]]]:
 
 
 async def run(
-    names: Iterable[str], settings: TowlineSettings, *, on_started: Callable[[str], None] = lambda _: None
+    names: Iterable[str],
+    settings: TowlineSettings,
+    *,
+    on_started: Callable[[str], None] = lambda _: None,
+    ready: Callable[[], str | None] | None = None,
 ) -> None:
-    """Run services until a signal. `on_started` gets the health address once every service reads its topics."""
+    """Run services until a signal. `on_started` gets the health address once every service reads its topics; `ready`
+    says what keeps the whole from being ready besides its services, None for nothing."""
     configure(settings.log_level)
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o711)
     bus = await open_bus(settings.bus, partitions=flow.PARTITIONS)
     try:
-        process = Process([build(name, settings) for name in names], bus, listen=address_of(settings.listen))
+        services = [build(name, settings) for name in names]
+        process = Process(services, bus, listen=address_of(settings.listen), ready=ready)
         teller = asyncio.create_task(_tell(process, on_started))
         try:
             await process.run()
         finally:
             teller.cancel()
-            await asyncio.gather(teller, return_exceptions=True)
+            told = await asyncio.gather(teller, return_exceptions=True)
+        if isinstance(told[0], Exception):
+            raise told[0]
     finally:
         await bus.close()
 
@@ -80,7 +88,11 @@ async def run(
 async def _tell(process: Process, on_started: Callable[[str], None]) -> None:
     await process.started()
     host, port = process.address or ("", 0)
-    on_started(f"{host}:{port}")
+    try:
+        on_started(f"{host}:{port}")
+    except BaseException:
+        process.stop()  # whoever waits to be told would wait for ever
+        raise
 
 
 def address_of(text: str) -> tuple[str, int]:

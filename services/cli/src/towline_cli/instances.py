@@ -1,7 +1,8 @@
 """Named instances of Towline on this machine, each a folder with its `towline.yaml`.
 
 The folder is `$TOWLINE_HOME`, or `towline` under the user's state folder. Rule: a command that is told neither
-`--config` nor `--name` works on the only instance there is, and otherwise says which there are.
+`--config` nor `--name` works on the `towline.yaml` of the working folder, else on the only instance there is, and
+otherwise says which there are.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from towline.errors import BadInput
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 CONFIG = "towline.yaml"
+READY = "ready"
+"""Beside the settings while the instance runs: the address of its health."""
+_ANSWER_SECONDS = 1.0
 
 
 def home() -> Path:
@@ -65,5 +69,27 @@ def bus_of(config: Path) -> str:
         raise BadInput(f"there is no settings file {config}") from None
     except yaml.YAMLError:
         raise BadInput(f"{config} is not YAML; `towline run` says where") from None
+    if not isinstance(loaded, dict | None):
+        raise BadInput(f"{config} is no mapping of settings; `towline run` says what was expected")
     told = os.environ.get("TOWLINE_BUS") or (loaded or {}).get("bus")
     return str(told) if told else "sqlite:///towline-data/bus.db"
+
+
+def waits_of(config: Path) -> list[str]:
+    """What keeps a running instance from being ready, one sentence each; empty also where none runs."""
+    try:
+        address = (config.parent / READY).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return []
+    import http.client
+
+    connection = http.client.HTTPConnection(address, timeout=_ANSWER_SECONDS)
+    try:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        said = answer.read().decode(errors="replace")
+    except (OSError, http.client.HTTPException, ValueError):
+        return []  # it was killed, and the file is left over
+    finally:
+        connection.close()
+    return said.splitlines() if answer.status == http.client.SERVICE_UNAVAILABLE else []

@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from towline.errors import BadInput
-from towline_cli.instances import CONFIG, folder
+from towline_cli.instances import CONFIG, READY, folder
 from towline_cli.lab import processes
 from towline_cli.lab.network import free_port, seed_of
 
@@ -81,7 +81,7 @@ class LocalInstance:
     @property
     def ready(self) -> Path:
         """Holds the health address while every service reads its topics."""
-        return self.folder / "ready"
+        return self.folder / READY
 
     @property
     def registry(self) -> Path:

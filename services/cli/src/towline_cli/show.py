@@ -12,10 +12,11 @@ from pathlib import Path
 import orjson
 
 from towline.errors import BadInput
-from towline_cli.instances import bus_of, config_of
+from towline_cli.instances import bus_of, config_of, waits_of
 from towline_cli.view import progress, timeline
 from towline_cli.view.facts import Fact, read_facts
 from towline_cli.view.names import repo_of, short_change, short_digests, short_repos
+from towline_cli.view.printable import printable
 
 PARTITIONS = 12
 MOST_OUTPUT = 8
@@ -23,22 +24,27 @@ MOST_OUTPUT = 8
 
 
 def status(config: Path | None, name: str | None, *, json: bool = False) -> None:
-    print_status(asyncio.run(read_of(config_of(config, name))), json=json)
+    file = config_of(config, name)
+    print_status(asyncio.run(read_of(file)), waits_of(file), json=json)
 
 
 def trace(commit: str, config: Path | None, name: str | None) -> None:
     print_trace(asyncio.run(read_of(config_of(config, name))), commit)
 
 
-def print_status(facts: Sequence[Fact], *, json: bool = False) -> None:
+def print_status(facts: Sequence[Fact], waits: Sequence[str] = (), *, json: bool = False) -> None:
+    """`waits` is what keeps the services from being ready."""
     changes, applications = progress.changes(facts), progress.applications(facts)
     if json:
         said = {
             "changes": [asdict(view) for view in changes.values()],
             "applications": [asdict(v) for v in applications.values()],
+            "waits": list(waits),
         }
-        _print(orjson.dumps(said, default=_plain, option=orjson.OPT_INDENT_2).decode())
+        sys.stdout.write(orjson.dumps(said, default=_plain, option=orjson.OPT_INDENT_2).decode() + "\n")
         return
+    for wait in waits:
+        _print(f"not ready {wait}")
     if not changes and not applications:
         _print("nothing has arrived yet; push a change with: git push origin HEAD:refs/heads/for/main/<topic>")
     short = short_repos(repo_of(change) for change in changes)
@@ -132,4 +138,4 @@ def _plain(value: object) -> object:
 
 
 def _print(line: str) -> None:
-    sys.stdout.write(line + "\n")
+    sys.stdout.write(printable(line) + "\n")

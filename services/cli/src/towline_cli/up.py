@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from towline.errors import BadInput
 from towline_cli import local_registry
 from towline_cli.lab import progress_on
 from towline_cli.local import LocalInstance, Surroundings
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from towline_cli.application import Applying
+
 BUSES = ("sqlite:///", "kafka://")
 
 
@@ -61,17 +63,14 @@ async def _run(config: Path, instance: LocalInstance | None) -> None:
     # Without a cluster there is nothing to reconcile, and a service that can never be ready says nothing to anybody.
     deploys = instance is None or settings.reconciler.kubeconfig is not None
     names = flow.SERVICES if deploys else tuple(name for name in flow.SERVICES if name != flow.RECONCILER)
+    applying = _applying(instance, settings.reconciler.kubeconfig)
     background: list[asyncio.Task[None]] = []
 
     def started(address: str) -> None:
         if instance is None:
             return
-        if settings.reconciler.kubeconfig is not None:
-            from towline_cli.application import application, apply
-
-            wanted = application(instance.name, instance.repository)
-            background.append(asyncio.create_task(apply(settings.reconciler.kubeconfig, wanted)))
-            background[-1].add_done_callback(_tell_failure)
+        if applying is not None:
+            background.append(asyncio.create_task(applying.run()))
         instance.ready.write_text(f"{address}\n", encoding="ascii")
         registry = settings.image_builder.registry
         cluster = settings.reconciler.kubeconfig
@@ -80,7 +79,7 @@ async def _run(config: Path, instance: LocalInstance | None) -> None:
         sys.stdout.flush()
 
     try:
-        await compose.run(names, settings, on_started=started)
+        await compose.run(names, settings, on_started=started, ready=applying.waits if applying else None)
     finally:
         if instance is not None:
             instance.ready.unlink(missing_ok=True)
@@ -89,10 +88,12 @@ async def _run(config: Path, instance: LocalInstance | None) -> None:
         await asyncio.gather(*background, return_exceptions=True)
 
 
-def _tell_failure(applying: asyncio.Task[None]) -> None:
-    """The services go on without it: what the cluster refused can be mended and applied by hand."""
-    if not applying.cancelled() and (error := applying.exception()) is not None:
-        log.error("the Application could not be applied", extra={"error": str(error)})
+def _applying(instance: LocalInstance | None, kubeconfig: Path | None) -> Applying | None:
+    if instance is None or kubeconfig is None:
+        return None
+    from towline_cli.application import Applying, application
+
+    return Applying(kubeconfig, application(instance.name, instance.repository))
 
 
 def greeting(

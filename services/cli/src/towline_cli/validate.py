@@ -10,6 +10,7 @@ from towline.errors import BadInput
 from towline_ci_runner.local import check_folder
 from towline_ci_runner.settings import CiRunnerSettings
 from towline_cli.lab.cache import Cache
+from towline_cli.view.printable import printable
 
 
 def validate(folder: Path) -> int:
@@ -18,7 +19,7 @@ def validate(folder: Path) -> int:
         raise BadInput(f"{folder} is no folder; give the top of a work tree")
     problems = check_folder(folder, CiRunnerSettings(kustomize=_kustomize()))
     for problem in problems:
-        sys.stdout.write(f"{problem}\n")
+        sys.stdout.write("".join(f"{printable(line)}\n" for line in str(problem).splitlines()))
     said = (
         f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
         if problems

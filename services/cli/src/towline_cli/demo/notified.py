@@ -7,7 +7,7 @@ from typing import Any
 
 
 def notified_lines(received: Iterable[Mapping[str, Any]]) -> list[str]:
-    """One line per notice: severity and title, with the first line of its text."""
+    """One line per notice: severity and title."""
     lines = []
     for event in received:
         data = event.get("data", {}).get("customData", {})

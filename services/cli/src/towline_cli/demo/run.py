@@ -48,6 +48,9 @@ def demo(name: str, bus: str, *, keep: bool) -> int:
             return stage.interrupted()
         except FAILURES as error:
             return stage.failed(error)
+        except Exception as error:  # a bug: its trace is for us, but what was started goes all the same
+            stage.failed(error)
+            raise
         if keep:
             stage.leave_running()
         else:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.text import Text
 
+from towline_cli.view.printable import printable
+
 
 class Note:
     """What a stage has to say when it is done."""
@@ -28,7 +30,7 @@ class Screen:
         self.console.print(Text(text, style="bold"), soft_wrap=True)
 
     def line(self, text: str, style: str = "") -> None:
-        self.console.print(Text(f"    {text}".rstrip(), style=style), soft_wrap=True)
+        self.console.print(Text(f"    {printable(text)}".rstrip(), style=style), soft_wrap=True)
 
     def failed(self, text: str) -> None:
         self.console.print(Text("  ✗ ", style="red") + Text(text, style="bold"), soft_wrap=True)
