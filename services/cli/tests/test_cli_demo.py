@@ -118,9 +118,9 @@ def test_what_a_demo_started_goes_also_when_it_ends_by_a_bug(
     LocalInstance("demo").create(Surroundings(), disposable=True)
 
     def play(stage: Stage) -> None:
-        record.write(
-            stage._lab.folder, record.Record("demo", processes.boot_id(), "now", 3, "tl-x", {}, record.this_process())
-        )
+        no_subnet = network.SUBNETS  # of no real instance: its interfaces would go
+        mine = record.Record("demo", processes.boot_id(), "now", no_subnet, "tl-x", {}, record.this_process())
+        record.write(stage._lab.folder, mine)
         raise KeyError("a bug")
 
     monkeypatch.setattr(Stage, "play", play)

@@ -1,7 +1,7 @@
 """The `Application` through which the reconciler follows a local instance's repository.
 
-Rule: until the cluster has taken it nothing is deployed, so whoever looks is told why: in `/readyz`, in `towline status`
-and, each new refusal once, in the log.
+Rule: until the cluster has taken it nothing is deployed, so whoever looks is told why: in `/readyz`, in
+`towline status` and, each new refusal once, in the log.
 """
 
 from __future__ import annotations
