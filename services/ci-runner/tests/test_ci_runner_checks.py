@@ -8,7 +8,6 @@ import pytest
 
 from towline_ci_runner.checks import kustomization, lint, schema_files
 from towline_ci_runner.checks.configuration import Configuration
-from towline_ci_runner.checks.documents import BadDocument, read
 from towline_ci_runner.checks.found import Found
 from towline_ci_runner.checks.schema import Schemas
 
@@ -178,46 +177,6 @@ def test_a_kustomization_names_the_folders_and_sources_it_stands_on() -> None:
         ["base/app.yaml", "prod/patch.yaml"],
         [],
     )
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("yes", True),
-        ("off", False),
-        ("'yes'", "yes"),
-        ("0o17", 15),
-        ("017", 15),
-        ("0x1F", 31),
-        ("1_000", 1000),
-        ("1e3", 1000.0),
-        ("2026-01-02", "2026-01-02"),
-        ("~", None),
-        ("!!str 5", "5"),
-        ("{<<: {a: 1}, b: 2}", {"a": 1, "b": 2}),
-    ],
-)
-def test_scalars_are_what_kubernetes_reads(text: str, value: object) -> None:
-    found = read(f"x: {text}\n".encode())[0].value["x"]
-    assert (found, type(found)) == (value, type(value))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (
-            b"a: &a [x, x]\n" + b"".join(b"%c: &%c [*%c, *%c]\n" % (n + 1, n + 1, n, n) for n in range(97, 121)),
-            "values",
-        ),
-        (b"[" * 100 + b"]" * 100, "nested deeper than 60 levels"),
-        (b"a: \xff\n", "not UTF-8"),
-        (b"a: 1e999\n", "too large"),
-        (b"? [a]\n: b\n", "a key must be plain text"),
-    ],
-)
-def test_a_stream_that_would_grow_or_mean_two_things_is_refused(text: bytes, expected: str) -> None:
-    with pytest.raises(BadDocument, match=expected):
-        read(text)
 
 
 def test_lint_fails_on_errors_and_counts_warnings() -> None:

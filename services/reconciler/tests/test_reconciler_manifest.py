@@ -1,16 +1,15 @@
-"""Documents as kubectl reads them, what a kustomization refers to, and the identity of objects."""
+"""What a kustomization refers to, and the identity and shape of objects."""
 
 from __future__ import annotations
-
-from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from towline.errors import BadInput
+from towline.manifests import BadDocument
 from towline_reconciler.manifest import ObjectId, Rendered, desired_of, duplicates
-from towline_reconciler.render.documents import BadDocument, objects, read
+from towline_reconciler.render.documents import objects
 from towline_reconciler.render.kustomization import survey
 
 names = st.text("abc-.", min_size=1, max_size=8)
@@ -24,61 +23,10 @@ def desired(of: Rendered, *, namespaced: bool = True) -> object:
     return desired_of(of, namespaced=namespaced, application=("shop", "web"), namespace="shop").object()
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("yes", True),
-        ("off", False),
-        ("~", None),
-        ("0o17", 15),
-        ("017", 15),
-        ("0x1F", 31),
-        ("1e3", 1000.0),
-        ("1.10", 1.1),
-        ("'1'", "1"),
-        ("08:30", "08:30"),
-        ("2026-01-01", "2026-01-01"),
-        ("0x", "0x"),
-        ("!!str 1", "1"),
-    ],
-)
-def test_scalars_are_read_as_kubectl_reads_them(text: str, value: object) -> None:
-    assert read(f"a: {text}\n".encode())[0].value == {"a": value}
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("a: 1\na: 2\n", "stands twice"),
-        ("a: [\n", "not YAML"),
-        ("a: !!python/object:os.system x\n", "is not taken here"),
-        ("a: !!set {x: }\n", "is not taken here"),
-        ("a: 18446744073709551616\n", "64 bits"),
-        ("? [a]\n: 1\n", "plain text"),
-        ("a:\n" + "".join(" " * n + "- \n" for n in range(1, 80)), "deeper"),
-        ("\xff", "UTF-8"),
-    ],
-)
-def test_what_cannot_be_read_is_a_problem_with_its_reason(text: str, said: str) -> None:
-    with pytest.raises(BadDocument, match=said):
-        read(text.encode("latin-1"))
-
-
-@given(st.binary(max_size=200))
-def test_no_bytes_make_the_reader_fail_otherwise(text: bytes) -> None:
-    with suppress(BadDocument):
-        list(objects(read(text)))
-
-
-def test_a_list_is_taken_apart() -> None:
-    text = b"apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: A, metadata: {name: a}}\n"
-    assert [each.value["kind"] for each in objects(read(text))] == ["A"]
-
-
-@pytest.mark.parametrize("text", [b"- 1\n", b"kind: A\n", b"apiVersion: v1\nkind: A\nmetadata: {}\n"])
-def test_a_document_that_is_no_object_says_what_it_lacks(text: bytes) -> None:
-    with pytest.raises(BadDocument, match=r"object|apiVersion|metadata\.name"):
-        list(objects(read(text)))
+def test_labels_that_are_no_text_are_told_with_their_line() -> None:
+    with pytest.raises(BadDocument, match=r"A a: metadata\.labels maps text to text; quote numbers") as refused:
+        list(objects(b"apiVersion: v1\nkind: A\nmetadata:\n  name: a\n  labels: {a: 1}\n"))
+    assert refused.value.line == 5
 
 
 @pytest.mark.parametrize(

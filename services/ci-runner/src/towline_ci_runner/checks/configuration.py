@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from towline.manifests import BadDocument, Document, objects, read
 from towline_ci_runner.checks import kustomization
-from towline_ci_runner.checks.documents import BadDocument, Document, objects, read
 from towline_ci_runner.checks.found import MOST_PROBLEMS, Found
 from towline_ci_runner.checks.kustomization import YAML, Survey
 from towline_ci_runner.checks.schema import Schemas, dotted

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from towline_ci_runner.checks.documents import BadDocument, Document, read
+from towline.manifests import BadDocument, Document, read
 
 NAMES = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 YAML = (".yaml", ".yml", ".json")

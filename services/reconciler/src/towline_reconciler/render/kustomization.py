@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from towline_reconciler.render.documents import BadDocument, Loader
+from towline.manifests import BadDocument, Loader
 
 NAMES = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 _REMOTE = re.compile(

@@ -31,6 +31,7 @@ from typing import Any
 import orjson
 
 from towline import snapshot
+from towline.manifests import BadDocument
 from towline_reconciler.render import documents, kustomization
 
 Answer = dict[str, Any]
@@ -185,11 +186,8 @@ def _plain(folder: str, files: Mapping[str, bytes]) -> Answer:
         if folder != "." and below == path:
             continue
         try:
-            found += [
-                {"file": path, "line": each.line, "body": each.value}
-                for each in documents.objects(documents.read(files[path]))
-            ]
-        except documents.BadDocument as error:
+            found += [{"file": path, "line": each.line, "body": each.value} for each in documents.objects(files[path])]
+        except BadDocument as error:
             problems.append({"message": str(error), "file": path, "line": error.line})
     return {"problems": problems} if problems else {"documents": found}
 
@@ -221,8 +219,8 @@ def _kustomize(
     if done.returncode != 0:
         return {"problems": [{"message": _said(done.stderr, top), "file": name}]}
     try:
-        rendered = list(documents.objects(documents.read(done.stdout)))
-    except documents.BadDocument as error:
+        rendered = list(documents.objects(done.stdout))
+    except BadDocument as error:
         return {"problems": [{"message": f"what Kustomize wrote cannot be applied: {error}", "file": name}]}
     return {"documents": [{"file": name, "line": None, "body": each.value} for each in rendered]}
 

@@ -1,7 +1,8 @@
-"""YAML streams as Kubernetes reads them, with the line of every value. Runs in the jail.
+"""Manifests: YAML streams as Kubernetes reads them, with the line of every value.
 
-What must hold: a stream is read whole or refused with a line; a key that stands twice, an alias bomb and a document
-that is no object are problems, never guesses.
+Jailed children of ci-runner and reconciler read with it, so that what passes the one is understood by the other; it
+needs PyYAML and nothing else. What must hold: a stream is read whole or refused with a line; a key that stands twice,
+an alias bomb, a number that is cut and a document that is no object are problems, never guesses.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ _FALSE = frozenset({"n", "N", "no", "No", "NO", "false", "False", "FALSE", "off"
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _INT = re.compile(r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0o?[0-7_]*|[1-9][0-9_]*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_SMALLEST, _LARGEST = -(1 << 63), (1 << 63) - 1
 _TAG = "tag:yaml.org,2002:"
+_TAGS = frozenset({"str", "int", "float", "bool", "null", "timestamp", "value", "merge", "map", "seq"})
 
 Path = Sequence[str | int]
 
@@ -83,8 +86,8 @@ def read(text: bytes) -> list[Document]:
         decoded = text.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadDocument("the file is not UTF-8 text", text.count(b"\n", 0, error.start) + 1) from None
-    counter = _Counter()
-    found = [Document(_construct(node, counter, 0), node) for node in _compose(decoded)]
+    reader = _Reader(decoded)
+    found = [Document(reader.value_of(node, 0), node) for node in _compose(decoded)]
     return [document for document in found if document.value is not None]
 
 
@@ -117,7 +120,10 @@ def _check_object(document: Document) -> None:
             raise BadDocument(f"the object has no {key}; expected it at the top of the document", document.line)
     meta = value.get("metadata")
     if not isinstance(meta, dict) or not isinstance(meta.get("name"), str) or not meta["name"]:
-        raise BadDocument(f"the {value['kind'][:80]} has no metadata.name, or one that is no text", document.line)
+        said = f"the {value['kind'][:80]} has no metadata.name, or one that is no text"
+        if isinstance(meta, dict) and "generateName" in meta:
+            said += "; metadata.generateName gives no lasting name"
+        raise BadDocument(said, document.line)
 
 
 def _compose(text: str) -> Iterator[Any]:
@@ -135,54 +141,62 @@ def _compose(text: str) -> Iterator[Any]:
         raise BadDocument(f"this is not YAML: {str(error)[:300]}") from None
 
 
-class _Counter:
-    def __init__(self) -> None:
+class _Reader:
+    """Values of one stream, whose text it is given."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
         self._nodes = 0
 
-    def one_more(self, node: Any, depth: int) -> None:
+    def value_of(self, node: Any, depth: int) -> Any:
         self._nodes += 1
         if self._nodes > MOST_NODES:
             raise BadDocument(f"the file holds more than {MOST_NODES} values once aliases are expanded", _line(node))
         if depth > MOST_DEPTH:
             raise BadDocument(f"values are nested deeper than {MOST_DEPTH} levels", _line(node))
+        if node.tag.removeprefix(_TAG) not in _TAGS:
+            raise BadDocument(f"the tag {node.tag[:80]!r} is not taken here; write the value itself", _line(node))
+        if isinstance(node, yaml.ScalarNode):
+            return str(node.value) if self._is_text(node) else _plain(node)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value_of(each, depth + 1) for each in node.value]
+        return self._mapping(node, depth)
+
+    def _mapping(self, node: Any, depth: int) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise BadDocument("a key must be plain text", _line(key_node))
+            value = self.value_of(value_node, depth + 1)
+            if key_node.tag == f"{_TAG}merge":
+                for each in value if isinstance(value, list) else [value]:
+                    if not isinstance(each, dict):
+                        raise BadDocument("<< merges mappings only", _line(key_node))
+                    merged = {**each, **merged}
+            elif str(key_node.value) in result:
+                raise BadDocument(f"the key {key_node.value[:80]!r} stands twice in one mapping", _line(key_node))
+            else:
+                result[str(key_node.value)] = value
+        return {**merged, **result} if merged else result
+
+    def _is_text(self, node: Any) -> bool:
+        """Quoted, or tagged as in `!!str 5`. PyYAML's own tag does not tell: it also takes 1e3 for text."""
+        if node.style in ("'", '"', "|", ">"):
+            return True
+        written = self._text[node.start_mark.index : node.end_mark.index]
+        return bool(node.tag == f"{_TAG}str" and "!" in written.removesuffix(node.value))
 
 
-def _construct(node: Any, counter: _Counter, depth: int) -> Any:
-    counter.one_more(node, depth)
-    if isinstance(node, yaml.ScalarNode):
-        return _scalar(node)
-    if isinstance(node, yaml.SequenceNode):
-        return [_construct(each, counter, depth + 1) for each in node.value]
-    result: dict[str, Any] = {}
-    merged: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        if not isinstance(key_node, yaml.ScalarNode):
-            raise BadDocument("a key must be plain text", _line(key_node))
-        value = _construct(value_node, counter, depth + 1)
-        if key_node.tag == f"{_TAG}merge":
-            for each in value if isinstance(value, list) else [value]:
-                if not isinstance(each, dict):
-                    raise BadDocument("<< merges mappings only", _line(key_node))
-                merged = {**each, **merged}
-        elif str(key_node.value) in result:
-            raise BadDocument(f"the key {key_node.value[:80]!r} stands twice in one mapping", _line(key_node))
-        else:
-            result[str(key_node.value)] = value
-    return {**merged, **result} if merged else result
-
-
-def _scalar(node: Any) -> Any:
+def _plain(node: Any) -> Any:
+    """A scalar without quotes."""
     text = str(node.value)
-    if node.style in ("'", '"', "|", ">") or _is_tagged_text(node):
-        return text
-    if node.tag.startswith("!") or node.tag in (f"{_TAG}binary", f"{_TAG}python"):
-        raise BadDocument(f"the tag {node.tag[:80]!r} is not taken here; write the value itself", _line(node))
     if text in _NULL:
         return None
     if text in _TRUE or text in _FALSE:
         return text in _TRUE
     if _INT.fullmatch(text):
-        return _integer(text.replace("_", ""))
+        return _integer(text.replace("_", ""), node)
     if _FLOAT.fullmatch(text):
         number = float(text)
         if not math.isfinite(number):
@@ -191,16 +205,18 @@ def _scalar(node: Any) -> Any:
     return text
 
 
-def _is_tagged_text(node: Any) -> bool:
-    """`!!str 5`; without a tag PyYAML also takes for text what Kubernetes takes for a number, such as 1e3."""
-    return bool(node.tag == f"{_TAG}str" and node.end_mark.index - node.start_mark.index > len(node.value))
-
-
-def _integer(text: str) -> int:
+def _integer(text: str, node: Any) -> int | str:
     sign, digits = (-1, text[1:]) if text[0] == "-" else (1, text.lstrip("+"))
-    if digits[:2] in ("0b", "0x", "0o"):
-        return sign * int(digits, 0)
-    return sign * int(digits, 8 if len(digits) > 1 and digits[0] == "0" else 10)
+    try:
+        if digits[:2] in ("0b", "0x", "0o"):
+            number = sign * int(digits, 0)
+        else:
+            number = sign * int(digits, 8 if len(digits) > 1 and digits[0] == "0" else 10)
+    except ValueError:  # 0x alone
+        return text
+    if not _SMALLEST <= number <= _LARGEST:
+        raise BadDocument(f"the number {text[:40]!r} does not fit into 64 bits; quote it if it is text", _line(node))
+    return number
 
 
 def _line(node: Any) -> int:
