@@ -13,8 +13,9 @@ from shared.tests.conftest import NOW, Tally, Tell, Told, created
 from towline import flow
 from towline.bus.port import MAX_RECORD_BYTES, TopicPartition
 from towline.delivery import codec, commits
-from towline.delivery.lane import Loader
-from towline.delivery.model import Decision, EffectContext, Envelope, Service
+from towline.delivery.lane import Cursor, Lane, Loader
+from towline.delivery.lanes import Lanes
+from towline.delivery.model import Decision, EffectContext, EffectFailed, Envelope, Service
 from towline.delivery.runtime import Runtime
 from towline.testing import virtual
 from towline.testing.memory import MemoryBus, MemoryLog
@@ -96,6 +97,25 @@ def test_a_forgotten_lane_leaves_memory_and_log_once_its_time_has_passed(tally: 
     play(scene)
 
 
+async def test_lanes_lost_while_forgotten_ones_are_swept_are_nobodys_to_remove(tally: Service[Tally]) -> None:
+    """The sweep asked for offsets, the group was lost meanwhile, and the service ended by a KeyError."""
+    log = MemoryLog()
+    for topic in flow.topics(("notifier",)):
+        log.ensure(topic)
+    bus = MemoryBus(log)
+    lanes = Lanes(replace(tally, decide=forgets), bus, flow.PARTITIONS, forgotten_stays=0.0)
+    for key in ("local/a", "local/b"):
+        lanes._keep(key, Lane(key, Tally(), Cursor(positions={flow.CHANGES.topic: 1})))
+
+    async def lost_meanwhile(at: TopicPartition) -> int:
+        lanes.drop(range(flow.PARTITIONS))
+        return 1
+
+    await lanes.sweep((), lost_meanwhile)
+    assert rows(bus) == []
+    assert not any(at.topic == flow.state_of("notifier") and found for at, found in log.records.items())
+
+
 def test_a_lost_group_is_loaded_again_and_nothing_is_lost_or_done_twice(tally: Service[Tally]) -> None:
     began: list[str] = []
 
@@ -169,15 +189,24 @@ def test_a_decision_too_large_for_the_bus_parks_its_key_and_other_keys_go_on(tal
     play(scene)
 
 
-def test_a_result_too_large_for_the_bus_comes_back_as_a_failure(tally: Service[Tally]) -> None:
+def test_a_result_too_large_for_the_bus_comes_back_as_a_failure_that_says_whose(tally: Service[Tally]) -> None:
+    """Without what was asked for, a lane could not tell which of its questions had failed, and waited for ever."""
+    payloads = []
+
+    def remembers(state: Tally, envelope: Envelope, now: datetime) -> Decision[Tally]:
+        if isinstance(envelope.event, EffectFailed):
+            payloads.append(envelope.event.payload)
+        return tally.decide(state, envelope, now)
+
     async def talks(_: Tell, __: EffectContext) -> Told:
         return Told(head="x" * MAX_RECORD_BYTES)
 
     async def scene(bus: MemoryBus) -> None:
-        runtime, task = start(bus, replace(tally, effects={Tell: talks}))
+        runtime, task = start(bus, replace(tally, decide=remembers, effects={Tell: talks}))
         await push(bus, "h1", 1)
         await asyncio.sleep(10)
         assert tally_of(bus).failed == 1
+        assert payloads == [{"head": "h1"}]
         await end(runtime, task)
 
     play(scene)

@@ -31,6 +31,7 @@ from towline.telemetry import metrics, trace
 
 log = logging.getLogger(__name__)
 _STOPS_WITHIN = 5.0
+REASON_CHARS = 2000
 
 Finished = Callable[[str, OutboxItem, Event | None, str | None], Coroutine[Any, Any, None]]
 """(lane key, item, result, trace context): hand the result back; None when the effect has nothing to tell."""
@@ -74,7 +75,7 @@ class Effects:
         except (KeyError, ValidationError) as error:
             log.exception("an effect cannot be run by this version", extra={"effect": item.id, "kind": item.kind})
             reason = f"this version cannot run an effect {item.kind}: {type(error).__name__}"
-            self._spawn(self._finished(lane_key, item, _failed(item, reason), item.traceparent))
+            self._spawn(self._finished(lane_key, item, failed(item, reason), item.traceparent))
             return
         run = _Run(lane_key, item, effect)
         self._runs[item.id] = run
@@ -158,7 +159,7 @@ class Effects:
                 return outcome
             if isinstance(outcome, GiveUp):
                 metrics.effect(self._service.name, run.item.kind, "failed")
-                return _failed(run.item, outcome.reason), run.item.traceparent
+                return failed(run.item, outcome.reason), run.item.traceparent
             metrics.effect(self._service.name, run.item.kind, "retried")
             try:
                 await asyncio.wait_for(run.superseded.wait(), timeout=outcome.after)
@@ -199,5 +200,6 @@ def _decided(item: OutboxItem, tries: int, error: Exception) -> Again | GiveUp:
     return decision
 
 
-def _failed(item: OutboxItem, reason: str) -> EffectFailed:
-    return EffectFailed(effect=item.id, kind=item.kind, reason=reason, payload=item.effect)
+def failed(item: OutboxItem, reason: str) -> EffectFailed:
+    """How the lane hears that nothing came of it; always with what was asked for, or the lane could not tell whose."""
+    return EffectFailed(effect=item.id, kind=item.kind, reason=reason[:REASON_CHARS], payload=item.effect)

@@ -111,8 +111,10 @@ class Lanes(Generic[S]):
         for key, since in list(self._forgotten.items()):
             if now - since < self._forgotten_stays and len(self._forgotten) <= MOST_FORGOTTEN:
                 return
-            lane = self._lanes[key]
-            if key in busy or key in self._stale or not await self._is_behind(lane, committed):
+            lane = self._lanes.get(key)
+            if lane is None or key in busy or key in self._stale or not await self._is_behind(lane, committed):
+                continue
+            if self._lanes.get(key) is not lane:  # lost, or used again, while the offsets were asked for
                 continue
             await self._append(key, {"cursor": None})
             if (now_there := self._lanes.get(key)) is lane:

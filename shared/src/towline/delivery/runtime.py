@@ -21,11 +21,11 @@ from towline import flow, killpoint
 from towline.bus.port import Assignment, Bus, BusDown, Consumer, LostAssignment, TopicPartition
 from towline.delivery import codec
 from towline.delivery.commits import Commits
-from towline.delivery.effects import Effects
+from towline.delivery.effects import Effects, failed
 from towline.delivery.intake import Intake
 from towline.delivery.lane import OutboxItem
 from towline.delivery.lanes import FORGOTTEN_STAYS, Lanes
-from towline.delivery.model import EffectFailed, Envelope, S, Service, SourceRun, TimerFired
+from towline.delivery.model import Envelope, S, Service, SourceRun, TimerFired
 from towline.delivery.outlast import outlast
 from towline.delivery.retry import backoff
 from towline.delivery.timers import Timers
@@ -221,8 +221,7 @@ class Runtime(Generic[S]):
         try:
             await self._tell(lane_key, item, result, context)
         except Permanent as error:  # what it returned does not fit a record
-            failed = EffectFailed(effect=item.id, kind=item.kind, reason=str(error))
-            await self._tell(lane_key, item, failed, context)
+            await self._tell(lane_key, item, failed(item, str(error)), context)
         killpoint.passed(self.service.name, "told", item.kind)
 
     async def _tell(self, lane_key: str, item: OutboxItem, result: Event, context: str | None) -> None:
