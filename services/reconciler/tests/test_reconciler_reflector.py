@@ -74,9 +74,12 @@ class ApiServer:
 class Told:
     def __init__(self) -> None:
         self.seen: list[tuple[str, str, str]] = []
+        self.bugs: list[Exception] = []
         self.more = asyncio.Condition()
 
     def changed(self, live: Json) -> None:
+        if self.bugs:
+            raise self.bugs.pop()
         self._note(("changed", live["metadata"]["name"], live["metadata"]["resourceVersion"]))
 
     def deleted(self, live: Json) -> None:
@@ -202,6 +205,16 @@ async def test_a_forbidden_list_says_the_servers_own_sentence(server: ApiServer,
         assert not reflector.synced.is_set()
         await told.until(lambda: ("listed", "", "") in told.seen)
         assert reflector.synced.is_set()
+
+
+async def test_a_bug_in_whoever_is_told_ends_no_watch(server: ApiServer, tmp_path: Path) -> None:
+    """The watch ended for good and without a word, and what it followed was repaired no more."""
+    async with followed(server, tmp_path) as (told, reflector):
+        told.bugs.append(KeyError("a bug"))
+        server.items = [item("a", 1)]
+        await told.until(lambda: ("changed", "a", "1") in told.seen)
+        assert len(server.lists) == 2
+        assert reflector.trouble is None
 
 
 async def test_a_bookmark_moves_the_version_and_tells_nothing(server: ApiServer, tmp_path: Path) -> None:

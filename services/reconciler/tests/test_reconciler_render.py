@@ -158,4 +158,6 @@ async def test_a_base_beside_the_folder_is_asked_for(renderer: Renderer) -> None
 
 
 def test_what_a_worker_says_is_not_believed_in_its_shape() -> None:
-    assert "cannot be read" in pool._answer({"documents": [1]}).problems[0].message
+    for body in (1, {}, {"apiVersion": "v1", "kind": 3, "metadata": {"name": "a"}}):
+        answer = pool._answer({"documents": [{"body": body, "file": "a.yaml", "line": 1}]})
+        assert "cannot be read" in answer.problems[0].message

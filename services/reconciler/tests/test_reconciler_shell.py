@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from towline import flow
+from towline.bus.port import TooLarge
 from towline.delivery.model import Source
 from towline.errors import BadInput, DependencyDown
-from towline.events.base import Event, Outcome
+from towline.events.base import Event, Outcome, Problem
 from towline.events.deployment import Applied, Health
 from towline.host import Host
 from towline.settings import load
@@ -25,12 +26,16 @@ from towline_reconciler import repair
 from towline_reconciler import status as states
 from towline_reconciler.api import crd
 from towline_reconciler.api.application import Application, ApplicationStatus
+from towline_reconciler.cluster.client import Cluster
+from towline_reconciler.cluster.login import NoLogin, login
 from towline_reconciler.manifest import ObjectId
+from towline_reconciler.messages import SyncBegan, SyncEnded
 from towline_reconciler.repair import Contest
-from towline_reconciler.report import stamp
+from towline_reconciler.report import Report, stamp
 from towline_reconciler.service import build
 from towline_reconciler.settings import ReconcilerSettings
 from towline_reconciler.source import Mirror, NoBranch, change_of
+from towline_reconciler.sync import bounded
 from towline_reconciler.testing import SourceRepository, until
 
 ROOT = Path(__file__).parents[3]
@@ -188,6 +193,76 @@ def test_after_a_quiet_time_the_count_begins_anew() -> None:
     after = contest.wait + repair.QUIET + 1
     assert contest.due(after) == 0
     assert contest.repaired(after).repairs == 1
+
+
+# -- what is told -----------------------------------------------------------------------------------------------
+
+
+class Narrow(Source):
+    """A bus that takes no sync's end, as if it were too large."""
+
+    def __init__(self) -> None:
+        self.taken: list[type[Event]] = []
+
+    async def emit(self, key: str, id_basis: str, event: Event, *, traceparent: str | None = None) -> str:
+        if isinstance(event, SyncEnded):
+            raise TooLarge("a record of 300000 bytes")
+        self.taken.append(type(event))
+        return id_basis
+
+
+KUBECONFIG = """
+apiVersion: v1
+kind: Config
+current-context: c
+contexts: [{name: c, context: {cluster: c, user: u}}]
+clusters: [{name: c, cluster: {server: "http://127.0.0.1:1"}}]
+users: [{name: u, user: {token: t0ken}}]
+"""
+
+
+async def test_what_the_bus_never_takes_does_not_end_the_telling(tmp_path: Path) -> None:
+    """The task that tells died of it, and nothing was heard of the application until the next start."""
+    (tmp_path / "kubeconfig").write_text(KUBECONFIG)
+    cluster = Cluster(await login(tmp_path / "kubeconfig"))
+    live = {
+        "metadata": {"namespace": "shop", "name": "web", "uid": "u", "resourceVersion": "1"},
+        "spec": {"source": {"url": "/srv/a.git"}},
+    }
+    source = Narrow()
+    report = Report(cluster, source, Application.of(live), id="local/shop/web", repo="srv/a")
+    report.ended(NOW, "c" * 40, None, Outcome.FAILURE, Applied(), (), 0.1)
+    report.began(LATER, "c" * 40, None)
+    try:
+        await until(lambda: source.taken == [SyncBegan])
+    finally:
+        await report.close()
+        await cluster.close()
+
+
+def test_a_problem_fits_into_an_event_however_long_the_names_that_it_quotes() -> None:
+    """A kind or a name in a manifest may be a megabyte long, and no event or status could hold it."""
+    told = bounded(Problem(message="x" * 1_000_000, file="y" * 1_000_000, line=3))
+    assert (len(told.message), len(told.file or ""), told.line) == (1000, 1000, 3)
+    assert bounded(Problem(message="short")) == Problem(message="short")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "hello",
+        "",
+        KUBECONFIG.replace('server: "http', 'certificate-authority-data: aGVsbG8=, server: "https'),
+    ],
+)
+async def test_a_file_that_is_no_kubeconfig_is_a_sentence_that_does_not_quote_it(text: str, tmp_path: Path) -> None:
+    """It was a bug's trace, again and again, and readiness went on saying that nothing was tried yet."""
+    (tmp_path / "kubeconfig").write_text(text)
+    with pytest.raises(NoLogin, match=r"kubeconfig is no kubeconfig that can be used \(\w+\); ") as refused:
+        await login(tmp_path / "kubeconfig")
+    assert "hello" not in str(refused.value)
 
 
 # -- the definition, the settings, the service ------------------------------------------------------------------

@@ -252,6 +252,7 @@ class ApplicationLoop:
         *,
         news: bool,
     ) -> None:
+        outcome.problems = [syncing.bounded(each) for each in outcome.problems]
         result = Outcome.FAILURE if outcome.problems else Outcome.SUCCESS
         last = self.report.status.last_sync
         self._failed = self._failed + 1 if outcome.problems else 0

@@ -17,7 +17,7 @@ from typing import TypeVar
 from towline.bus.port import BusDown
 from towline.delivery.model import Source
 from towline.delivery.retry import backoff
-from towline.errors import DependencyDown
+from towline.errors import DependencyDown, Permanent
 from towline.events.base import Outcome, Problem
 from towline.events.deployment import Applied, Health
 from towline.telemetry import trace
@@ -168,13 +168,15 @@ class Report:
             self._told.clear()
             while self._untold:
                 seen = self._untold[0]
-                await self._until_heard(seen)
+                heard = await self._until_heard(seen)
                 if self._untold and self._untold[0] is seen:
                     self._untold.popleft()
-                self._note(seen)
+                if heard:
+                    self._note(seen)
             self._idle.set()
 
-    async def _until_heard(self, seen: Observation) -> None:
+    async def _until_heard(self, seen: Observation) -> bool:
+        """False when the bus will never take it; the others are told all the same."""
         self._count += 1
         basis = f"{self._uid} {stamp()} {self._count}"
         if isinstance(seen, SyncBegan | SyncEnded):
@@ -191,8 +193,13 @@ class Report:
                         "the bus does not answer; the cluster is followed all the same", extra={"error": str(error)}
                     )
                 await asyncio.sleep(backoff(tries, self._id))
+            except Permanent as error:
+                log.error(  # noqa: TRY400 - expected: it is too large
+                    "an observation was refused by the bus and is not told", extra={"error": str(error)}
+                )
+                return False
             else:
-                return
+                return True
 
     def _note(self, seen: Observation) -> None:
         """Remember in the status what the bus has."""

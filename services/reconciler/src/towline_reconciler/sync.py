@@ -26,6 +26,7 @@ from towline_reconciler.plan import Action, Plan, is_definition
 log = logging.getLogger(__name__)
 _ESTABLISH_SECONDS = 30.0
 _LOOK_AGAIN = 0.05
+_MOST_CHARS = 1000
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -167,7 +168,13 @@ def _note(outcome: Outcome, desired: Desired, error: Exception) -> None:
 
 
 def problem(message: str, at: Location) -> Problem:
-    return Problem(message=message[:2000], file=at.file, line=at.line, check="apply")
+    return bounded(Problem(message=message, file=at.file, line=at.line, check="apply"))
+
+
+def bounded(problem: Problem) -> Problem:
+    """Names in a manifest may be as long as a file; what quotes them must still fit into an event and a status."""
+    file = problem.file and problem.file[:_MOST_CHARS]
+    return problem.model_copy(update={"message": problem.message[:_MOST_CHARS], "file": file})
 
 
 def _in_words(error: Exception) -> str:

@@ -18,12 +18,16 @@ from types import ModuleType
 from typing import Any
 
 import aiohttp
+import yaml
 
 from towline.errors import DependencyDown, Permanent
 
 _PACKAGES = ("kubernetes_asyncio", "kubernetes_asyncio.client", "kubernetes_asyncio.client.models")
 _ALONE = (("exceptions", ""), ("rest", ""), ("configuration", "Configuration"), ("api_client", "ApiClient"))
 """Submodules of the client that a login needs, each after those that it asks its package for; and what it gives."""
+
+_NO_KUBECONFIG = (yaml.YAMLError, OSError, TypeError, ValueError, LookupError, AttributeError)
+"""What the package raises for a file of another shape, and for certificates that are none."""
 
 
 class NoLogin(Permanent):
@@ -103,9 +107,12 @@ async def login(kubeconfig: Path | None, context: str | None = None, *, connecti
             await config.load_kube_config(
                 config_file=str(kubeconfig), context=context, client_configuration=configuration
             )
+        client = ApiClient(configuration)
     except config.ConfigException as error:
         where = str(kubeconfig) if kubeconfig else "the Pod's service account"
         raise NoLogin(f"cannot log in with {where}: {error}") from error
-    client = ApiClient(configuration)
+    except _NO_KUBECONFIG as error:  # not its words: they may quote the file, which holds a credential
+        said = f"{kubeconfig} is no kubeconfig that can be used ({type(error).__name__})"
+        raise NoLogin(f"{said}; `kubectl --kubeconfig {kubeconfig} version` says more") from None
     session: aiohttp.ClientSession = client.rest_client.pool_manager
     return Login(str(configuration.host).rstrip("/"), session, configuration.proxy, client, configuration)

@@ -79,6 +79,12 @@ class Reflector:
                 if isinstance(error, Rejected):
                     version = ""
                     self.synced.clear()
+            except Exception as bug:
+                # A watch that ended for good would leave its objects unseen and say nothing: all is told anew.
+                log.exception("a watch broke by a bug", extra={"path": self._path})
+                version, error, self.trouble = "", bug, f"a bug ({type(bug).__name__}; see the log)"
+                self.synced.clear()
+                self.settled.set()
             failures += 1
             await asyncio.sleep(_pause(error, failures))
 

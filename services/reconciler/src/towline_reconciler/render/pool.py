@@ -173,7 +173,10 @@ class Renderer:
         except (asyncio.IncompleteReadError, ConnectionError):
             reason = worker.group.exceeded()
             raise WorkerDied(f"a render worker died{f': it ran into {reason}' if reason else ''}") from None
-        parsed = orjson.loads(content)
+        try:
+            parsed = orjson.loads(content)
+        except orjson.JSONDecodeError:
+            parsed = None
         if not isinstance(parsed, dict):
             raise WorkerDied("a render worker broke its protocol and was ended")
         return parsed
@@ -193,11 +196,18 @@ def _answer(parsed: dict[str, Any]) -> Answer:
     """What a worker said, believed in its shape only after a look: the fork that wrote it had read hostile files."""
     try:
         return Answer(
-            rendered=tuple(
-                Rendered(each["body"], str(each["file"]), each["line"]) for each in parsed.get("documents") or ()
-            ),
+            rendered=tuple(_rendered(each) for each in parsed.get("documents") or ()),
             problems=tuple(Problem.model_validate(each) for each in parsed.get("problems") or ())[:50],
             needs=tuple(str(each) for each in parsed.get("needs") or ())[:100],
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return Answer(problems=(Problem(message="the render gave something that cannot be read"),))
+
+
+def _rendered(document: dict[str, Any]) -> Rendered:
+    """Raises what `_answer` expects of a document that is no object."""
+    body, line = document["body"], document["line"]
+    texts = (body["apiVersion"], body["kind"], body["metadata"]["name"])
+    if not all(isinstance(each, str) for each in texts) or not isinstance(line, int | None):
+        raise TypeError("not an object")
+    return Rendered(body, str(document["file"]), line)
