@@ -13,8 +13,11 @@ import pytest
 
 from towline import snapshot
 from towline.cgroup import Hierarchy, Limits, hierarchy
+from towline.events import Verdict
 from towline.jail import JAIL_UID
 from towline_ci_runner.checks.process import Parts, Worker, WorkerBroken, jailed, no_group, plain
+from towline_ci_runner.checks.run import verdict_of
+from towline_ci_runner.messages import TaskEnded
 
 UID = JAIL_UID + 99
 PARTS = Parts("1.37", None)
@@ -97,6 +100,17 @@ async def test_what_needs_too_much_memory_is_ended_and_the_next_is_answered(grou
         answer = await ask(worker, many, memory_bytes=40 * MIB)
         assert "memory" in answer["died"]
         assert (await ask(worker, GOOD))["problems"] == []
+
+
+def test_an_answer_is_bounded_and_one_of_another_shape_is_a_broken_process() -> None:
+    """A path of control characters made a result that no event could carry, and the repository's lane was parked."""
+    path = "deploy/" + "\x01" * 3000
+    said = verdict_of("lint", {"problems": [{"message": "m" * 600, "file": path, "line": 1}] * 50})
+    assert said["verdict"] is Verdict.INVALID
+    assert 0 < len(TaskEnded(run="r", attempt=1, task="lint", **said).model_dump_json()) < 100_000
+    for wrong in ({"problems": [{"line": 1}]}, {"problems": 3}, {"problems": [{"message": "m", "line": "x"}]}):
+        with pytest.raises(WorkerBroken):
+            verdict_of("lint", wrong)
 
 
 async def test_a_process_that_was_killed_is_told_from_a_finding(groups: Hierarchy) -> None:

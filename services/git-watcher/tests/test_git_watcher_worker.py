@@ -14,6 +14,7 @@ from towline import snapshot
 from towline.errors import Retryable
 from towline.snapshot import Entry
 from towline_git_watcher import objects
+from towline_git_watcher.effects import _refusal
 from towline_git_watcher.mirror import Mirror
 from towline_git_watcher.objects import BadObject, GitObject
 from towline_git_watcher.settings import LimitSettings, RepositorySettings
@@ -109,6 +110,24 @@ async def test_a_project_file_that_is_a_link_or_a_bomb_is_refused(jailed: Jail) 
     assert "anchors and aliases" in await jailed.refused(jailed.clone.commit("Bomb", {".towline.yaml": bomb}))
     huge = "jobs: {}\n" + "# x\n" * 100_000
     assert "at most 262144" in await jailed.refused(jailed.clone.commit("Huge", {".towline.yaml": huge}))
+
+
+async def test_what_is_told_of_a_hostile_tree_fits_into_an_event(jailed: Jail) -> None:
+    """It did not, and the change stood at the head of the queue for ever, waiting for an answer."""
+    blob = jailed.blob("x")
+    names = [
+        f'"{letter}{chr(92)}001{"".join([chr(92) + "001"] * 200)}"' for letter in "abcdefghijklmnopqrstuvwxyz" * 10
+    ]
+    paths = [f'"{number}/' + name[1:] for number, name in enumerate(names)]
+    answer = await jailed.candidate(jailed.tree([("100644", blob, path) for path in paths]))
+    assert answer.header["changed_paths"] is None
+    pins = "".join(f"      - {{yaml: v.yaml, path: p{number}.{'x' * 90}}}\n" for number in range(900))
+    project = jailed.blob(f"images:\n  app:\n    pins:\n{pins}")
+    refused = (await jailed.candidate(jailed.tree([("100644", project, ".towline.yaml")]))).header["refused"]
+    assert len(refused["problems"]) == 900
+    told = _refusal(refused)["problems"]
+    assert len(told) == 50
+    assert sum(len(problem.model_dump_json()) for problem in told) < 70_000
 
 
 async def test_a_broken_project_file_on_the_target_can_be_mended(jailed: Jail) -> None:

@@ -26,6 +26,7 @@ from towline.events import (
     TaskRunFinished,
     TaskRunStarted,
     Verdict,
+    within_bounds,
 )
 from towline_ci_runner import pipeline
 from towline_ci_runner.messages import CancelRun, RunCheck, RunJob, TaskEffect, TaskEnded
@@ -198,7 +199,7 @@ class _Step:
                 outcome=outcome,
                 verdict=verdict,
                 reason=reason,
-                problems=pipeline.within_bounds(ended.problems) if ended else (),
+                problems=within_bounds(ended.problems) if ended else (),
                 exit_code=ended.exit_code if ended else None,
                 log=ended.log if ended else None,
                 seconds=ended.seconds if ended else 0.0,
@@ -281,7 +282,7 @@ class _Step:
     ) -> None:
         self._set(key, Phase.ENDED, attempt, verdict, reason)
         if problems:
-            together = pipeline.within_bounds((*self.run.problems, *problems))
+            together = within_bounds((*self.run.problems, *problems))
             self.run = self.run.model_copy(update={"problems": together})
 
     def _set(self, key: str, phase: Phase, attempt: int, verdict: Verdict | None = None, reason: str = "") -> None:

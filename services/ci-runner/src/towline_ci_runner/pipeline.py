@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from towline.events import CandidateCreated, Problem, Purpose, Verdict
+from towline.events import CandidateCreated, Purpose, Verdict
 from towline.ids import digest_of, run_id
 from towline_ci_runner.state import Phase, Run, Span, Task
 from towline_ci_runner.when import why_not
@@ -21,9 +21,6 @@ from towline_ci_runner.when import why_not
 CHECKS = ("configuration", "lint")
 TRUST = "member"
 """Whoever may push a change; a class for strangers' changes would never share results with it."""
-MOST_PROBLEMS = 50
-MOST_PROBLEM_BYTES = 64 * 1024
-"""Of one run's problems together, so that its events and its state stay under the bus's record limit."""
 
 
 def run_of(event: CandidateCreated, asked: Sequence[str], attempt: int) -> Run:
@@ -93,18 +90,6 @@ def verdict_of(tasks: Iterable[Task]) -> Verdict:
         if worst in said:
             return worst
     return Verdict.VALID
-
-
-def within_bounds(problems: Sequence[Problem]) -> tuple[Problem, ...]:
-    """As many as one event carries."""
-    kept: list[Problem] = []
-    left = MOST_PROBLEM_BYTES
-    for problem in problems:
-        left -= len(problem.model_dump_json().encode())
-        if left < 0 or len(kept) == MOST_PROBLEMS:
-            break
-        kept.append(problem)
-    return tuple(kept)
 
 
 def seconds_in(spans: Iterable[Span]) -> float:

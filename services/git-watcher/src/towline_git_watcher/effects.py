@@ -10,7 +10,7 @@ from typing import Any
 
 from towline.delivery.model import EffectContext
 from towline.errors import DependencyDown, Permanent, Retryable
-from towline.events import Event, PinnedImage, Problem
+from towline.events import Event, PinnedImage, Problem, within_bounds
 from towline.git import GitTooMuch
 from towline.project.model import Project
 from towline.store import ArtifactStore
@@ -174,7 +174,7 @@ class Handlers:
 
 
 def _refusal(refused: dict[str, Any]) -> dict[str, Any]:
-    problems = tuple(Problem.model_validate(problem) for problem in refused["problems"])
+    problems = within_bounds(Problem.model_validate(problem) for problem in refused["problems"])
     return {"stage": str(refused["stage"]), "reason": str(refused["reason"])[:600], "problems": problems}
 
 

@@ -7,7 +7,7 @@ from towline.events.artifact import (
     BuildStarted,
     BuiltImage,
 )
-from towline.events.base import EVENT_TYPES, Event, Outcome, Part, Problem, Purpose, Verdict, Word
+from towline.events.base import EVENT_TYPES, Event, Outcome, Part, Problem, Purpose, Verdict, Word, within_bounds
 from towline.events.change import (
     CandidateCreated,
     CandidateRejected,
@@ -82,4 +82,5 @@ __all__ = [
     "TaskRunStarted",
     "Verdict",
     "Word",
+    "within_bounds",
 ]

@@ -11,6 +11,7 @@ An event is a fact in the past tense. Rules that must hold:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar, Self
@@ -87,6 +88,28 @@ class Problem(Part):
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.file and self.line else self.file
         return f"{where}: {self.message}" if where else self.message
+
+
+MOST_PROBLEMS = 50
+MOST_PROBLEM_BYTES = 64 * 1024
+"""Of the problems of one event together, so that it and the state that keeps them stay under the bus's record limit."""
+MOST_MESSAGE_CHARS, MOST_FILE_CHARS = 4000, 1000
+
+
+def within_bounds(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """As many as one event carries, the first of them always; a repository may bring any number of any length."""
+    kept: list[Problem] = []
+    left = MOST_PROBLEM_BYTES
+    for problem in problems:
+        if len(kept) == MOST_PROBLEMS:
+            break
+        file = None if problem.file is None else problem.file[:MOST_FILE_CHARS]
+        short = problem.model_copy(update={"message": problem.message[:MOST_MESSAGE_CHARS], "file": file})
+        left -= len(short.model_dump_json().encode())
+        if left < 0:
+            break
+        kept.append(short)
+    return tuple(kept)
 
 
 class Event(Part):

@@ -68,7 +68,7 @@ class Worker:
         frames = framed(json.dumps(request).encode()) + framed(archive)
         sending = asyncio.create_task(self.child.send(frames))
         try:
-            return dict(json.loads(await self._answer(float(request["seconds"]) + GRACE_SECONDS)))
+            return _read(await self._answer(float(request["seconds"]) + GRACE_SECONDS))
         except BaseException:
             self.uses = MOST_USES
             raise
@@ -88,6 +88,13 @@ class Worker:
             raise WorkerBroken(f"a checking process did not answer within {seconds:g} s") from None
         except asyncio.IncompleteReadError:
             raise WorkerBroken(f"a checking process died: {await self.child.last_words()}") from None
+
+
+def _read(answer: bytes) -> dict[str, Any]:
+    try:
+        return dict(json.loads(answer))
+    except (TypeError, ValueError, RecursionError):
+        raise WorkerBroken("a checking process gave an answer that is none") from None
 
 
 def jailed(check: str, parts: Parts, group: Group, uid: int, *, warm: bool = True) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any
 from towline.cgroup import Hierarchy, Limits
 from towline.delivery.model import EffectContext
 from towline.errors import Permanent
-from towline.events import Problem, Verdict
+from towline.events import Problem, Verdict, within_bounds
 from towline.jail import JAIL_UID
 from towline.store import ArtifactStore
 from towline_ci_runner.checks.process import MODULES, Parts, Worker, WorkerBroken, jailed
@@ -87,14 +87,15 @@ def request_of(tree: str, manifests: tuple[str, ...], settings: CiRunnerSettings
 
 
 def verdict_of(check: str, answer: Mapping[str, Any]) -> dict[str, Any]:
-    """What a worker's answer means; nothing in it is believed to be of the right size or kind."""
+    """What a worker's answer means; nothing in it is believed to be of the right size or kind. Raises WorkerBroken."""
     if broken := answer.get("died") or answer.get("broken"):
         return {"verdict": Verdict.ERROR, "reason": str(broken)[:600]}
-    problems = tuple(
-        Problem(message=str(each["message"])[:2000], file=each.get("file"), line=each.get("line"), check=check)
-        for each in list(answer.get("problems", ()))[:50]
-    )
-    notes = "; ".join(str(note) for note in answer.get("notes", ()))[:500]
+    try:
+        told = (Problem.model_validate({**each, "check": check}) for each in answer.get("problems", ()))
+        problems = within_bounds(told)
+        notes = "; ".join(str(note) for note in answer.get("notes", ()))[:500]
+    except (TypeError, ValueError):
+        raise WorkerBroken("a checking process gave an answer that is none") from None
     return {"verdict": Verdict.INVALID if problems else Verdict.VALID, "reason": notes, "problems": problems}
 
 

@@ -20,12 +20,12 @@ from towline.events import (
     Event,
     Problem,
     Purpose,
+    within_bounds,
 )
 from towline_git_watcher.gate.queue import Place, joined, left, plan
 from towline_git_watcher.messages import ComputeCandidate, FetchRefs
 from towline_git_watcher.state import Branch, Change, Owed, Step, WatcherState
 
-MAX_PROBLEMS = 50
 MOST_OWED = 200
 
 
@@ -107,7 +107,7 @@ class Settling:
                 candidate=change.candidate.id if change.candidate else None,
                 stage=stage,
                 reason=reason[:600],
-                problems=tuple(problems)[:MAX_PROBLEMS],
+                problems=within_bounds(problems),
             )
         )
         waits = change.step in (Step.TESTING, Step.CHECKING)

@@ -142,7 +142,7 @@ def _with(
 
 
 def _bounded(paths: list[str], told: int) -> list[str] | None:
-    size = sum(len(path.encode()) + 4 for path in paths)
+    size = len(json.dumps(paths, ensure_ascii=False).encode())  # as the event has them: a control character takes six
     few = len(paths) <= MAX_PATHS and size <= MAX_PATHS_BYTES and size + told <= MAX_TOLD_BYTES
     return paths if few else None
 
