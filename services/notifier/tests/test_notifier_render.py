@@ -122,6 +122,13 @@ def test_a_notice_says_what_happened_where(event: Event, severity: Severity, tit
     assert (draft.severity, draft.title, draft.text) == (severity, title, text)
 
 
+def test_a_topic_with_marks_of_its_own_is_named_whole() -> None:
+    """It was told as `x!y`, a change of a repository that there is not."""
+    draft = draft_of(MERGED.model_copy(update={"change": "git.test/shop/cart!feat/x!y"}))
+    assert draft is not None
+    assert draft.title == "Merged: cart!feat/x!y into main"
+
+
 @pytest.mark.parametrize(
     "event",
     [

@@ -239,8 +239,8 @@ def _failure(candidate: str) -> str:
 
 
 def _short_change(change: str) -> str:
-    """`<name>!<topic>`: the host and owner stand in the facts."""
-    repo, _, topic = change.rpartition("!")
+    """`<name>!<topic>`: the host and owner stand in the facts. A topic may hold a `!` of its own."""
+    repo, _, topic = change.partition("!")
     return f"{repo.rsplit('/', 1)[-1]}!{topic}"
 
 
