@@ -13,7 +13,17 @@ from typing import Any
 import pytest
 
 from towline_image_builder.bases import FetchedBase
-from towline_image_builder.layout import LAYER_TYPE, BadLayout, Descriptor, KeptImage, add_blob, keep, load, write_index
+from towline_image_builder.layout import (
+    LAYER_TYPE,
+    BadLayout,
+    Descriptor,
+    KeptImage,
+    add_blob,
+    forget_old,
+    keep,
+    load,
+    write_index,
+)
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -27,6 +37,18 @@ def digest(content: bytes) -> str:
 
 def blob(layout: Path, name: str) -> Path:
     return layout / "blobs" / "sha256" / name.removeprefix("sha256:")
+
+
+def test_the_oldest_images_go_and_one_that_is_being_kept_stays(tmp_path: Path) -> None:
+    """A build of another key failed when its unfinished image was counted, and gone, at the wrong moment."""
+    for age, name in enumerate(["new", "old", "oldest", "whole.part"]):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    (tmp_path / "replaced").symlink_to("nowhere")
+
+    forget_old(tmp_path, 1)
+
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["new", "replaced", "whole.part"]
 
 
 class Output:

@@ -32,6 +32,8 @@ LAYER_TYPES = frozenset({LAYER_TYPE, f"{LAYER_TYPE}+gzip", f"{LAYER_TYPE}+zstd"}
 MAX_JSON_BYTES = 4 << 20
 _CHUNK = 1 << 20
 _NEAR = "near.json"
+_PART = ".part"
+"""Ends the name of an image that is being kept and is not whole."""
 _TOO_LARGE = "the image is larger than images may be here (image_builder.limits.image_mib)"
 
 
@@ -97,7 +99,7 @@ def write_index(layout: Path, manifest: Descriptor) -> None:
 
 def keep(output: Path, into: Path, bases: Sequence[FetchedBase], *, most_bytes: int) -> KeptImage:
     """Take the one image out of a build's output. Blocks. Raises BadLayout; then `into` is not there."""
-    part = into.with_name(f"{into.name}.part")
+    part = into.with_name(f"{into.name}{_PART}")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
@@ -124,6 +126,17 @@ def load(folder: Path) -> KeptImage | None:
     except (OSError, ValueError, KeyError, IndexError):
         return None
     return KeptImage(folder, entry.digest, manifest, blobs, near) if whole else None
+
+
+def forget_old(images: Path, most: int) -> None:
+    """Remove all kept images but the newest. Blocks. What others keep, or replace, at the same time is theirs."""
+    found: list[tuple[float, Path]] = []
+    for each in images.iterdir():
+        with suppress(FileNotFoundError):
+            if each.suffix != _PART:
+                found.append((each.stat().st_mtime, each))
+    for _, each in sorted(found, reverse=True)[most:]:
+        shutil.rmtree(each, ignore_errors=True)
 
 
 def _keep(output: Path, part: Path, bases: Sequence[FetchedBase], most_bytes: int) -> KeptImage:

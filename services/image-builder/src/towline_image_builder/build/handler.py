@@ -13,12 +13,12 @@ What must hold:
 from __future__ import annotations
 
 import asyncio
-import shutil
 import tempfile
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
+from weakref import WeakValueDictionary
 
 from towline.delivery.model import EffectContext
 from towline.errors import BadInput, Permanent
@@ -64,7 +64,8 @@ class Builds:
     _running: dict[str, asyncio.Task[ImageBuilt | ImageFailed]] = field(default_factory=dict)
     _cleaning: set[asyncio.Task[None]] = field(default_factory=set)
     _unwanted: OrderedDict[str, None] = field(default_factory=OrderedDict)
-    _keys: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    _keys: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+    """As long as a build of that key runs or waits."""
 
     async def close(self) -> None:
         await self.checkouts.close()
@@ -112,7 +113,7 @@ class Builds:
         looked_up = await asyncio.gather(*(self._resolved(effect, use) for use in answer["bases"]))
         resolved = {use["token"]: base for use, base in zip(answer["bases"], looked_up, strict=True)}
         key = _key_of(effect, answer, resolved)
-        async with self._keys[key]:
+        async with self._keys.setdefault(key, asyncio.Lock()):
             if found := await self._found(effect, key):
                 return found
             bases = {token: await self.bases.fetch(base) for token, base in resolved.items()}
@@ -170,16 +171,11 @@ class Builds:
         except layout.BadLayout as bad:
             found = Problem(message=str(bad), file=image.dockerfile, check=f"image {image.name}")
             return _failed(effect, found, ended.seconds, written)
-        await asyncio.to_thread(self._forget_old)
+        await asyncio.to_thread(layout.forget_old, self.folder / "images", MOST_KEPT)
         return ImageBuilt(build=effect.build, key=key, digest=kept.digest, seconds=monotonic() - started, log=written)
 
     def kept(self, key: str) -> Path:
         return self.folder / "images" / key
-
-    def _forget_old(self) -> None:
-        folders = sorted((self.folder / "images").iterdir(), key=lambda each: each.stat().st_mtime, reverse=True)
-        for each in folders[MOST_KEPT:]:
-            shutil.rmtree(each, ignore_errors=True)
 
 
 def _failed(effect: Build, problem: Problem, seconds: float, written: str) -> ImageFailed:
