@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towline.project.model import ImageSpec, Job, KustomizePin, Project, When, YamlPin
+from towline.project.model import MOST_IMAGES, MOST_JOBS, ImageSpec, Job, KustomizePin, Project, When, YamlPin
 from towline.project.read import MAX_RESOLVED_BYTES, BadProject, read_project
 
 WHOLE = b"""\
@@ -186,6 +186,19 @@ def test_a_file_too_large_for_an_event_is_refused() -> None:
     lines = ", ".join("'" + "x" * 60_000 + "'" for _ in range(3))
     [said] = problems(f"jobs:\n  a: {{run: [{lines}]}}\n")
     assert f"more than {MAX_RESOLVED_BYTES} bytes once resolved" in said
+
+
+def test_more_jobs_or_images_than_one_record_of_state_can_follow_are_refused() -> None:
+    """A thousand small jobs fitted into the event, and not into ci-runner's state: the repository's lane was parked."""
+    for key, body, most in (("jobs", "run: x", MOST_JOBS), ("images", "", MOST_IMAGES)):
+        lines = [f"  n{number}: {{{body}}}\n" for number in range(most + 1)]
+        read_project(f"{key}:\n{''.join(lines[1:])}".encode())
+        assert problems(f"{key}:\n{''.join(lines)}") == [f"2: `{key}`: {most + 1} stand here; at most {most} are taken"]
+
+
+def test_a_pattern_that_would_take_minutes_to_translate_is_refused() -> None:
+    [said] = problems(f"jobs:\n  a: {{run: x, when: {{paths: ['{'[' * 60_000}']}}}}\n")
+    assert said == "2: `jobs.a.when.paths.0`: expected at most 256 characters"
 
 
 def test_control_characters_of_the_file_never_reach_a_terminal() -> None:

@@ -166,7 +166,7 @@ class _Step:
             self.timers[self._timer(ended.task)] = self.now + RETRY_AFTER * 2 ** (tries - 1)
             return
         problems = ended.problems or self._problem_of(ended)
-        self._settle(ended.task, ended.attempt, ended.verdict, ended.reason, problems)
+        self._settle(ended.task, ended.attempt, ended.verdict, problems)
         if ended.verdict is Verdict.VALID:
             self._keep(ended)
 
@@ -183,7 +183,7 @@ class _Step:
             if task.phase is Phase.WAITING:
                 self.timers[self._timer(key)] = None
             if task.phase is not Phase.ENDED:
-                self._settle(key, task.attempt, Verdict.CANCELLED, reason)
+                self._settle(key, task.attempt, Verdict.CANCELLED)
         if running:
             last = max(task.attempt for task in self.run.tasks.values())
             self.effects.append(CancelRun(run=self.run.run, attempt=last, change=self.run.change))
@@ -233,13 +233,13 @@ class _Step:
             run=known.run, attempt=task.attempt, task=key, verdict=Verdict.VALID, reason=reason, log=known.log
         )
         self.tell(key, Verdict.VALID, Outcome.SUCCESS, reason, before)
-        self._settle(key, task.attempt, Verdict.VALID, reason)
+        self._settle(key, task.attempt, Verdict.VALID)
         return True
 
     def _never(self, key: str, verdict: Verdict, reason: str) -> None:
         harmless = verdict is Verdict.SKIPPED and not self._failed_above(key)
         self.tell(key, verdict, Outcome.SUCCESS if harmless else verdict.outcome, reason)
-        self._settle(key, self.run.tasks[key].attempt, verdict, reason)
+        self._settle(key, self.run.tasks[key].attempt, verdict)
 
     def _failed_above(self, key: str) -> bool:
         """Whether anything that this task needs, at any distance, ran and did not pass."""
@@ -277,16 +277,14 @@ class _Step:
         results = {**self.state.results, key: Result(run=ended.run, log=ended.log, at=self.now)}
         self.state = self.state.model_copy(update={"results": newest(results)})
 
-    def _settle(
-        self, key: str, attempt: int, verdict: Verdict, reason: str, problems: tuple[Problem, ...] = ()
-    ) -> None:
-        self._set(key, Phase.ENDED, attempt, verdict, reason)
+    def _settle(self, key: str, attempt: int, verdict: Verdict, problems: tuple[Problem, ...] = ()) -> None:
+        self._set(key, Phase.ENDED, attempt, verdict)
         if problems:
             together = within_bounds((*self.run.problems, *problems))
             self.run = self.run.model_copy(update={"problems": together})
 
-    def _set(self, key: str, phase: Phase, attempt: int, verdict: Verdict | None = None, reason: str = "") -> None:
-        task = Task(phase=phase, attempt=attempt, verdict=verdict, reason=reason)
+    def _set(self, key: str, phase: Phase, attempt: int, verdict: Verdict | None = None) -> None:
+        task = Task(phase=phase, attempt=attempt, verdict=verdict)
         self.run = self.run.model_copy(update={"tasks": {**self.run.tasks, key: task}})
 
     def _problem_of(self, ended: TaskEnded) -> tuple[Problem, ...]:

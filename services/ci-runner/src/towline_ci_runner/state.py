@@ -29,7 +29,7 @@ class Task(Entry):
     phase: Phase = Phase.PENDING
     attempt: int = Field(description="The current or last one.")
     verdict: Verdict | None = Field(None, description="Once it has ended.")
-    reason: str = ""
+    reason: str = Field("", description="Why its `when` skipped it.")
 
 
 class Span(Entry):

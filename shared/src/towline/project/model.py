@@ -15,8 +15,14 @@ _NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 Name = Annotated[
     str, Field(pattern=_NAME, description="Lower-case letters, digits and dashes, at most 63, no dash at the ends.")
 ]
+MOST_JOBS, MOST_IMAGES = 100, 50
+"""One record of a consumer's state keeps all of a candidate's jobs with how they went, and one event all its images."""
 Text = Annotated[str, Field(min_length=1, max_length=65_536)]
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256)]
+
+
+Glob = Annotated[str, Field(min_length=1, max_length=256)]
+"""Short, because the time it takes to translate one grows with the square of its length."""
 
 
 def _inside_repository(path: str) -> str:
@@ -58,8 +64,8 @@ class Strict(BaseModel):
 class When(Strict):
     """All that is given must match for the job to run; otherwise it is skipped with a reason."""
 
-    paths: tuple[Text, ...] = Field((), description="Glob patterns; one changed file must match one of them.")
-    branches: tuple[Text, ...] = Field((), description="Glob patterns for the target branch.")
+    paths: tuple[Glob, ...] = Field((), description="Glob patterns; one changed file must match one of them.")
+    branches: tuple[Glob, ...] = Field((), description="Glob patterns for the target branch.")
 
 
 class Job(Strict):
@@ -100,6 +106,6 @@ class Project(Strict):
     """The whole file. A repository without one gets the default: only the built-in checks."""
 
     version: Literal[1] = Field(1, description="Of this format.")
-    jobs: tuple[Job, ...] = Field((), description="What tests a candidate, by name.")
-    images: tuple[ImageSpec, ...] = Field((), description="What is built and pinned, by name.")
+    jobs: tuple[Job, ...] = Field((), description="What tests a candidate, by name; at most 100.")
+    images: tuple[ImageSpec, ...] = Field((), description="What is built and pinned, by name; at most 50.")
     manifests: tuple[RepoPath, ...] = Field((), description="Folders with Kubernetes manifests to check.")

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from towline.errors import BadInput, Location
 from towline.events.base import Problem
-from towline.project.model import ImageSpec, Job, KustomizePin, Project, YamlPin
+from towline.project.model import MOST_IMAGES, MOST_JOBS, ImageSpec, Job, KustomizePin, Project, YamlPin
 from towline.project.order import cycle_in
 from towline.project.tree import Node, read_tree
 
@@ -67,8 +67,8 @@ class _Reading:
             self._problem(root.line, f"expected a mapping with {_keys(Project)}; found {root.kind}")
             return None
         top = dict(root.value)
-        jobs = self._named(top.pop("jobs", None), "jobs", Job, self._job)
-        images = self._named(top.pop("images", None), "images", ImageSpec, self._image)
+        jobs = self._named(top.pop("jobs", None), "jobs", Job, self._job, MOST_JOBS)
+        images = self._named(top.pop("images", None), "images", ImageSpec, self._image, MOST_IMAGES)
         data = {key: _number(key, node) for key, node in top.items()}
         project = self._validated(Project, {**data, "jobs": (), "images": ()}, root)
         self._check_needs(jobs, root)
@@ -85,12 +85,15 @@ class _Reading:
             )
         return whole
 
-    def _named(self, node: Node | None, key: str, model: type[M], read: Any) -> dict[str, M]:
-        """The values of a mapping name → body, in the order of the file."""
+    def _named(self, node: Node | None, key: str, model: type[M], read: Any, most: int) -> dict[str, M]:
+        """The values of a mapping name → body, in the order of the file; none of them where they are too many."""
         if node is None:
             return {}
         if not isinstance(node.value, dict):
             self._problem(node.line, f"`{key}`: expected a mapping from names to {_keys(model)}; found {node.kind}")
+            return {}
+        if len(node.value) > most:
+            self._problem(node.line, f"`{key}`: {len(node.value)} stand here; at most {most} are taken")
             return {}
         found: dict[str, M] = {}
         for name, body in node.value.items():

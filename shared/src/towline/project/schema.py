@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from towline.project.model import ImageSpec, Job, KustomizePin, Project, When, YamlPin
+from towline.project.model import MOST_IMAGES, MOST_JOBS, ImageSpec, Job, KustomizePin, Project, When, YamlPin
 
 SCHEMA_FILE, PAGE_FILE = "towline-yaml.schema.json", "towline-yaml.md"
 _WRITTEN = {"type": ["string", "number", "boolean"], "description": "Kept as it is written."}
@@ -85,6 +85,7 @@ def json_schema() -> dict[str, Any]:
             "description": field["description"],
             "additionalProperties": {"$ref": f"#/$defs/{name}"},
             "propertyNames": {"pattern": pattern},
+            "maxProperties": MOST_JOBS if name == "Job" else MOST_IMAGES,
         }
     run = defs["Job"]["properties"]["run"]
     line = {**_WRITTEN, "minLength": 1}
