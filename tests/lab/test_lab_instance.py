@@ -41,6 +41,20 @@ def test_a_pod_from_the_base_image_runs(lab_instance: lab.Instance) -> None:
     kubectl(lab_instance, "delete", "pod", "runs", "--now", "--wait=false")
 
 
+def test_a_start_that_cannot_make_its_bridge_leaves_nothing() -> None:
+    """A bridge whose record was lost with the cache folder made every start fail, and each left its claim."""
+    instance = lab.Instance(f"test-{os.getpid()}-bridge")
+    bridge = network.bridge_name(instance.folder)
+    subprocess.run(["ip", "link", "add", bridge, "type", "bridge"], check=True)
+
+    with pytest.raises(lab.LabError, match="network: `ip link add"):
+        instance.start(REGISTRY)
+
+    assert record.read(instance.folder) is None
+    assert not Path("/sys/class/net", bridge).exists()
+    instance.remove()
+
+
 def test_two_instances_run_side_by_side_and_the_end_of_one_takes_everything_of_its_own(
     lab_instance: lab.Instance,
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from towline_cli.lab.layout import PORT_NAMES, Layout
 from towline_cli.lab.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from towline_cli.lab.processes import Started
@@ -121,12 +122,10 @@ class Instance:
             if self.is_held:
                 raise AlreadyRunning(self.name, f"since {self._record().since}")
             self._take_away(keep_logs=False)
-            self._claim()
-        try:
+            with self._stopped_when_it_fails():
+                self._claim()
+        with self._stopped_when_it_fails():
             self.add(parts)
-        except BaseException:
-            self.stop()
-            raise
 
     def add(self, parts: Collection[Part]) -> None:
         """Starts more parts in an instance that this process started. A registry comes with Kubernetes."""
@@ -179,6 +178,14 @@ class Instance:
             return self._take_away(keep_logs=False)
 
     # Inside
+
+    @contextmanager
+    def _stopped_when_it_fails(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.stop()
+            raise
 
     def _record(self) -> Record:
         found = record.read(self.folder)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PART = "network"
 LOCK = Path("/run/lock/towline-lab.lock")
+LINKS = Path("/sys/class/net")
 # Below the range that the kernel gives to outgoing connections, so that none of those takes a chosen port.
 PORTS = range(20000, 32000)
 SUBNETS = 127
@@ -123,12 +124,14 @@ def make_bridge(name: str, index: int) -> None:
 def interfaces(bridge: str, index: int) -> list[str]:
     """The bridge, and the host's end of every pod's link: known by an address in the pod subnet."""
     pods = pod_subnet(index)
-    return [
+    found = [
         str(link["ifname"])
         for link in _ip("addr", "show")
-        if link.get("ifname") == bridge
-        or any(ipaddress.IPv4Address(address["local"]) in pods for address in link.get("addr_info", []))
+        if link.get("ifname") != bridge
+        and any(ipaddress.IPv4Address(address["local"]) in pods for address in link.get("addr_info", []))
     ]
+    # A bridge whose making was cut short has no address to be listed by.
+    return [bridge, *found] if (LINKS / bridge).exists() else found
 
 
 def remove_interfaces(bridge: str, index: int) -> list[str]:
