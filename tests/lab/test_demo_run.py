@@ -76,9 +76,9 @@ def test_the_demo_shows_what_it_promises_and_leaves_nothing(name: str, home: Pat
     # A change goes through, and the pod runs the digest that Git names.
     assert re.search(r"✓ the pod is Running with the digest that Git names .* sha256:[0-9a-f]{12}", said)
     # The three bad changes and the direct push are refused with what and where; main does not move.
-    assert re.search(r"tests\.py|FAILED|unit", said)
-    assert re.search(r"deploy/deployment\.yaml:\d+", said)
-    assert re.search(r"\.towline\.yaml:\d+", said)
+    assert re.search(r"rejected +app!failing-test .*\n.*: tests\.py:\d+: job unit failed with exit code 1\n", said)
+    assert re.search(r"rejected +app!invalid-manifest .*\n.*: deploy/deployment\.yaml:\d+: .* found the text", said)
+    assert re.search(r"rejected +app!unreadable-config .*\n.*: \.towline\.yaml:\d+: this is not YAML", said)
     assert "refused by the hook" in said
     assert "refs/heads/for/main/" in said
     assert "main is still " in said

@@ -23,8 +23,8 @@ def facts(*steps: tuple[str, dict[str, Any]]) -> list[Fact]:
 
 CREATED = ("change.created", {"title": "Greet", "author": "Ada", "target": "main"})
 CANDIDATE = ("candidate.created", {"candidate": "c" * 40, "purpose": "gate"})
-TESTED = ("pipelinerun.finished", {"outcome": "success"})
-BUILT = ("build.finished", {"outcome": "success", "images": []})
+TESTED = ("pipelinerun.finished", {**CANDIDATE[1], "outcome": "success"})
+BUILT = ("build.finished", {**CANDIDATE[1], "outcome": "success", "images": []})
 
 
 def test_the_topics_are_those_of_the_map() -> None:
@@ -41,6 +41,13 @@ def test_a_change_under_test_says_what_it_waits_for() -> None:
     assert (view.state, view.says) == ("testing", "waits for its tests and its images")
     view = progress.changes(facts(CREATED, CANDIDATE, BUILT))[CHANGE]
     assert view.says == "waits for its tests"
+
+
+def test_the_end_of_a_superseded_candidate_ends_no_wait_of_the_next() -> None:
+    """Its tests were then said to be over although they had only begun."""
+    next_one = ("candidate.created", {"candidate": "d" * 40, "purpose": "gate"})
+    view = progress.changes(facts(CREATED, CANDIDATE, next_one, TESTED, BUILT))[CHANGE]
+    assert view.says == "waits for its tests and its images"
 
 
 def test_a_rejected_change_names_file_and_line() -> None:

@@ -25,7 +25,10 @@ class ChangeView:
     landed: str = ""
     since: datetime | None = None
     until: datetime | None = None
+    candidate: str = ""
+    purpose: str = ""
     pending: frozenset[str] = frozenset()
+    """What has not ended yet of the newest candidate."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,12 @@ def _after(view: ChangeView, fact: Fact) -> ChangeView:
             return _arrived(view, fact)
         case "candidate.created":
             landing = data.get("purpose") == "landing"
-            waits = frozenset(_WAITS)
-            return replace(view, state="landing" if landing else "testing", pending=waits, says=_waiting(waits))
+            candidate, purpose = _candidate(data)
+            view = replace(view, candidate=candidate, purpose=purpose, state="landing" if landing else "testing")
+            return replace(view, pending=frozenset(_WAITS), says=_waiting(_WAITS))
         case "pipelinerun.finished" | "build.finished" if view.state in ("testing", "landing"):
+            if _candidate(data) != (view.candidate, view.purpose):
+                return view  # of one that was superseded
             pending = view.pending - {fact.name}
             return replace(view, pending=pending, says=_waiting(pending))
         case "change.merged":
@@ -88,6 +94,11 @@ def _arrived(view: ChangeView, fact: Fact) -> ChangeView:
         says="waits for its candidate",
         since=view.since,
     )
+
+
+def _candidate(data: Mapping[str, Any]) -> tuple[str, str]:
+    """The same commit may be a candidate twice, for a check and for the gate."""
+    return str(data.get("candidate", "")), str(data.get("purpose", ""))
 
 
 def _waiting(pending: Iterable[str]) -> str:
