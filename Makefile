@@ -53,8 +53,11 @@ endef
 .PHONY: setup
 setup: ## install the Python workspace (uv and .venv)
 	$(call preflight,setup)
+	if [ ! -x "$(PY)" ]; then
+	  echo "installs the Python workspace with uv $(UV_VERSION): into $(CACHE) and $(VENV)"
+	  echo "(what more a command installs or changes, it says before it does)"
+	fi
 	if [ ! -x "$(UV)" ]; then
-	  echo "installing uv $(UV_VERSION) into $(CACHE)"
 	  mkdir -p "$(CACHE)"
 	  python3 -m venv "$(CACHE)/uv-$(UV_VERSION)"
 	  "$(CACHE)/uv-$(UV_VERSION)/bin/pip" install --quiet --disable-pip-version-check --cache-dir "$(CACHE)/pip" uv==$(UV_VERSION)
