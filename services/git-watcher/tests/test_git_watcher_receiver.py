@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from towline.bus.port import BusDown
+from towline.errors import BadInput
 from towline.events import Event
 from towline_git_watcher import secret
 from towline_git_watcher.change import change_of, target_of
@@ -78,6 +79,28 @@ async def test_whoever_cannot_sign_is_refused_and_learns_nothing() -> None:
         assert await post(url, repo="localhost/other", signature=nobody) == 401
         assert await post(url, b"x" * (MAX_BYTES + 1)) == 413
     assert inbox.emitted == []
+
+
+async def test_headers_that_are_no_text_are_refused_like_any_other() -> None:
+    """They ended in an error of the server, with a trace in its log, for whoever could connect."""
+    async with listening(Inbox()) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.split(":")[2].split("/")[0]))
+        for name in (b"X-Towline-Repository", b"X-Towline-Signature"):
+            writer.write(b"POST /hints/plain HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n" + name + b": \xff\r\n\r\n")
+            assert b" 401 " in await reader.readline()
+            await reader.readuntil(b"does not fit\n")
+        writer.close()
+        await writer.wait_closed()
+
+
+def test_a_damaged_secret_is_refused_and_never_taken_for_a_short_one(tmp_path: Path) -> None:
+    """A kill between making the file and writing it left an empty secret, from which everybody could make the keys."""
+    secret.load(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["secret"]
+    for damaged in ("", "\n", "5ec4e7\n"):
+        (tmp_path / "secret").write_text(damaged)
+        with pytest.raises(BadInput, match="remove it to have another one made"):
+            secret.load(tmp_path)
 
 
 def test_the_secret_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:

@@ -9,29 +9,38 @@ nobody anything that can be used again. Comparisons are in constant time.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
+import re
 import secrets
 from pathlib import Path
 
+from towline.errors import BadInput
+
+_BYTES = 32
 PERMIT = "towline-landing="
 """Push option of Towline's own landings."""
 
 
 def load(folder: Path) -> bytes:
-    """The secret of this service, made at the first start."""
+    """The secret of this service, made at the first start. It appears whole: a part of one would be a known key."""
     file = folder / "secret"
-    try:
-        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        file.chmod(0o600)
-        return bytes.fromhex(file.read_text().strip())
-    with os.fdopen(fd, "w") as out:
-        out.write(secrets.token_hex(32) + "\n")
-        out.flush()
-        os.fsync(fd)
-    return bytes.fromhex(file.read_text().strip())
+    if not file.exists():
+        part = folder / f".secret.{secrets.token_hex(4)}"
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+            out.write(secrets.token_hex(_BYTES) + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+        with contextlib.suppress(FileExistsError):  # another one was as quick
+            file.hardlink_to(part)
+        part.unlink()
+    file.chmod(0o600)
+    text = file.read_text().strip()
+    if not re.fullmatch(rf"[0-9a-f]{{{2 * _BYTES}}}", text):
+        raise BadInput(f"{file} is damaged: expected {2 * _BYTES} hex digits; remove it to have another one made")
+    return bytes.fromhex(text)
 
 
 def repository_key(secret: bytes, repo: str) -> str:
@@ -48,8 +57,13 @@ def permit(key: str, ref: str, old: str, new: str) -> str:
 
 
 def hint_signature(key: str, repo: str, body: bytes) -> str:
-    return hmac.new(key.encode(), b"hint\n" + repo.encode() + b"\n" + body, hashlib.sha256).hexdigest()
+    return hmac.new(key.encode(), b"hint\n" + _raw(repo) + b"\n" + body, hashlib.sha256).hexdigest()
 
 
 def same(one: str, other: str) -> bool:
-    return hmac.compare_digest(one.encode(), other.encode())
+    return hmac.compare_digest(_raw(one), _raw(other))
+
+
+def _raw(text: str) -> bytes:
+    """Also of a header's value that is no UTF-8, as aiohttp gives it."""
+    return text.encode("utf-8", "surrogateescape")
