@@ -392,6 +392,29 @@ def test_a_reading_from_before_a_landing_is_taken_again_and_not_for_a_foreign_pu
     assert list(gate.open.values()) == ["ChangeMerged", "ChangeMerged"]
 
 
+def test_branches_are_worked_off_in_the_order_of_the_settings() -> None:
+    """Their order was that of a set, so effects and their ids differed from process to process."""
+    names = tuple("zyxwvutsrq")
+    heads = {name: commit(name) for name in names}
+    changes = tuple(OpenRef(ref=f"refs/heads/for/{name}/t", head=commit(name, "t")) for name in names)
+    read = Envelope(RefsRead(repo=REPO, epoch=0, branches=heads, changes=changes), "e", "t", NOW, REPO)
+    asked = decide({REPO: Watched("localhost", names)}, WatcherState(), read, NOW).effects
+    assert [each.target for each in asked if isinstance(each, ComputeCandidate)] == list(names)
+
+
+def test_an_answer_of_an_earlier_life_does_not_lose_a_candidate_under_test() -> None:
+    gate = Gate()
+    gate.start()
+    gate.push("a", 0)
+    while not gate.live:
+        gate.all_goes_well_for_a_while(1)
+    [candidate], [change] = gate.live.values(), gate.state.changes.values()
+    assert change.step is Step.TESTING
+    lost = CandidateLost(repo=REPO, change=change.change, ref=change.ref, commit=candidate.candidate, reason="gone")
+    said = decide(WATCHED, gate.state, Envelope(lost, "e", "t", NOW, REPO), NOW)
+    assert (said.state, said.events) == (gate.state, ())
+
+
 def test_the_cancel_of_a_superseded_candidate_is_not_taken_for_its_second_life() -> None:
     """Deleting a change and pushing the same head again gives the same candidate."""
     gate = Gate()

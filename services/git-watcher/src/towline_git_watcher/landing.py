@@ -88,7 +88,7 @@ def on_landed(turn: Settling, event: Landed) -> None:
 def on_lost(turn: Settling, event: CandidateLost) -> None:
     """Nothing has landed. Where the branch stands is not known until it is read; then all is computed anew."""
     change = turn.changes.get(event.ref)
-    if change is None or event.commit not in _commits(change):
+    if change is None or change.step not in (Step.PINNING, Step.LANDING) or event.commit not in _commits(change):
         return
     for id in dict.fromkeys(_commits(change)):
         turn.events.append(CandidateSuperseded(**about(turn.repo, change), candidate=id, reason=event.reason))

@@ -26,7 +26,7 @@ def on_read(turn: Settling, event: RefsRead, gated: Sequence[str]) -> None:
     if event.epoch != turn.epoch:
         turn.read_refs()
         return
-    for name in {*gated, *turn.branches}:
+    for name in dict.fromkeys((*gated, *turn.branches)):  # in order: effects are asked for branch by branch
         branch = turn.branches.get(name, Branch())
         turn.branches[name] = branch.model_copy(update={"tip": event.branches.get(name) if name in gated else None})
     found = {each.ref: each for each in event.changes if target_of(each.ref, gated) in gated}
