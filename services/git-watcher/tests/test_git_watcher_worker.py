@@ -12,13 +12,16 @@ import pytest
 
 from towline import snapshot
 from towline.errors import Retryable
+from towline.events import Event
+from towline.jail import NoJail
 from towline.snapshot import Entry
 from towline_git_watcher import objects
 from towline_git_watcher.effects import _refusal
-from towline_git_watcher.mirror import Mirror
+from towline_git_watcher.mirror import MOST_TITLES_BYTES, Mirror
 from towline_git_watcher.objects import BadObject, GitObject
 from towline_git_watcher.settings import LimitSettings, RepositorySettings
 from towline_git_watcher.testing import Clone
+from towline_git_watcher.watch import Watch
 from towline_git_watcher.worker.pool import WORKER_UID, Answer, Workers, command
 
 LIMITS = LimitSettings(merge_seconds=20, workers=1, tree_bytes=64 << 20)
@@ -128,6 +131,36 @@ async def test_what_is_told_of_a_hostile_tree_fits_into_an_event(jailed: Jail) -
     told = _refusal(refused)["problems"]
     assert len(told) == 50
     assert sum(len(problem.model_dump_json()) for problem in told) < 70_000
+
+
+async def test_a_title_of_any_length_hides_no_change(jailed: Jail) -> None:
+    """Git's listing went over its limit, and the repository was not read any more."""
+    clone, message = jailed.clone, jailed.clone.folder.parent / "message"
+    message.write_text("t" * (MOST_TITLES_BYTES + 1))
+    tree = clone.git("rev-parse", "origin/main^{tree}")
+    long = clone.git("commit-tree", "-p", clone.at("main"), "-F", str(message), tree)
+    clone.push(long, "refs/heads/for/main/long")
+    clone.push(clone.commit("Short", {"a": "b"}), "refs/heads/for/main/short")
+    found = (await jailed.mirror.fetch()).changes
+    assert {each.ref.rpartition("/")[2] for each in found} == {"long", "short"}
+
+
+async def test_a_part_that_is_missing_is_said_by_readiness(jailed: Jail) -> None:
+    """It was in the log alone, as a bug, while the service said that it had not looked yet."""
+    stopping = asyncio.Event()
+
+    async def prepare() -> None:
+        stopping.set()
+        raise NoJail("bwrap is not installed")
+
+    watch = Watch(jailed.mirror, prepare)
+    await watch.run(Unused(), stopping)
+    assert watch.waits == "bwrap is not installed"
+
+
+class Unused:
+    async def emit(self, key: str, id_basis: str, event: Event, *, traceparent: str | None = None) -> str:
+        raise AssertionError("nothing is seen before it is prepared")
 
 
 async def test_a_broken_project_file_on_the_target_can_be_mended(jailed: Jail) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from towline.delivery.model import EffectContext
 from towline.errors import DependencyDown, Permanent, Retryable
 from towline.events import Event, PinnedImage, Problem, within_bounds
-from towline.git import GitTooMuch
+from towline.git import GitTooMuch, check_id
 from towline.project.model import Project
 from towline.store import ArtifactStore
 from towline_git_watcher import objects, secret
@@ -179,14 +179,14 @@ def _refusal(refused: dict[str, Any]) -> dict[str, Any]:
 
 
 def _commit(said: dict[str, Any], base: str, head: str, message: str) -> objects.GitObject:
-    return objects.commit(said["tree"], (base, head), said["author"], said["date"], message)
+    return objects.commit(check_id(said["tree"]), (base, head), said["author"], said["date"], message)
 
 
 def _message(said: dict[str, Any], change: str, candidate: str | None = None) -> str:
     trailers = [f"{CHANGE_TRAILER}: {change}"]
     if candidate is not None:
         trailers.append(f"{CANDIDATE_TRAILER}: {candidate}")
-    title = said["title"] or change
+    title = str(said["title"]).partition("\n")[0] or change
     return "\n".join([title, "", *trailers, ""])
 
 

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 HEADS = "refs/towline/heads/"
 """Where the mirror keeps the other side's refs/heads/."""
 _FORMAT = "%(objectname)%00%(refname)%00%(contents:subject)%00%(authorname)%00"
+_WITHOUT_TITLES = "%(objectname)%00%(refname)%00%00%00"
+MOST_TITLES_BYTES = 8 << 20
+"""Of all refs with titles as Git has them; where they are more, changes go without."""
 MAX_REFS_BYTES = 150_000
 """Of all open changes: one event tells them, and stays under the bus's record limit."""
 TITLE_CHARS = 200
@@ -114,7 +117,11 @@ class Mirror:
 
     def _refs(self) -> Refs:
         git = self.open()
-        fields = git.run("for-each-ref", f"--format={_FORMAT}", "--sort=refname", "--sort=committerdate", HEADS)
+        order = ("--sort=refname", "--sort=committerdate", HEADS)
+        try:
+            fields = git.run("for-each-ref", f"--format={_FORMAT}", *order, output_bytes=MOST_TITLES_BYTES)
+        except GitTooMuch:  # a title may be of any length, and one of them may not hide all changes
+            fields = git.run("for-each-ref", f"--format={_WITHOUT_TITLES}", *order)
         branches: dict[str, str] = {}
         changes: list[OpenRef] = []
         left_out = size = 0

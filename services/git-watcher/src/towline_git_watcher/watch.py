@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from towline.delivery.model import Source
 from towline.delivery.retry import backoff
-from towline.errors import BadInput, DependencyDown, TowlineError
+from towline.errors import TowlineError
 from towline.git import ZERO_ID
 from towline_git_watcher.messages import RefsHinted
 from towline_git_watcher.mirror import Mirror
@@ -45,7 +45,7 @@ class Watch:
                     await self._prepare()
                     prepared = True
                 await self._look(source)
-            except (DependencyDown, BadInput) as error:
+            except TowlineError as error:
                 failures += 1
                 self._cannot(error)
                 wait = min(backoff(failures, self._mirror.repo), float(self._mirror.settings.poll_seconds))
