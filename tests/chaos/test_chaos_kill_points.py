@@ -52,6 +52,7 @@ POINTS = [
     "git-watcher received BuildFinished",
     "git-watcher received PipelineRunFinished",
     "git-watcher published dev.cdevents.change.merged.0.3.0",
+    "reconciler published dev.cdeventsx.towline-sync.started.0.1.0",
     "reconciler published dev.cdeventsx.towline-sync.finished.0.1.0",
     "reconciler published dev.cdevents.service.upgraded.0.3.0",
     "notifier published dev.cdeventsx.towline-notice.rendered.0.1.0",

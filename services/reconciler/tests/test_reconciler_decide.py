@@ -40,12 +40,14 @@ APP, REPO = "local/default/shop", "git.example/shop/app"
 SYNCS = ("2026-01-01T00:00:01.0Z", "2026-01-01T00:00:02.0Z", "2026-01-01T00:00:03.0Z")
 
 
-def began(sync: str = SYNCS[0], revision: str = "r1") -> SyncBegan:
-    return SyncBegan(application=APP, repo=REPO, revision=revision, sync=sync)
+def began(sync: str = SYNCS[0], revision: str = "r1", made_of: str = "") -> SyncBegan:
+    return SyncBegan(application=APP, repo=REPO, revision=revision, sync=sync, made_of=made_of)
 
 
-def ended(sync: str = SYNCS[0], revision: str = "r1", outcome: Outcome = Outcome.SUCCESS) -> SyncEnded:
-    return SyncEnded(application=APP, repo=REPO, revision=revision, sync=sync, outcome=outcome)
+def ended(
+    sync: str = SYNCS[0], revision: str = "r1", outcome: Outcome = Outcome.SUCCESS, made_of: str = ""
+) -> SyncEnded:
+    return SyncEnded(application=APP, repo=REPO, revision=revision, sync=sync, outcome=outcome, made_of=made_of)
 
 
 def health(of: Health, revision: str = "r1", *, failed: bool = False) -> HealthSeen:
@@ -66,12 +68,13 @@ def gone() -> ApplicationGone:
 
 revisions = st.sampled_from(["r1", "r2"])
 observations = st.one_of(
-    st.builds(began, st.sampled_from(SYNCS), revisions),
+    st.builds(began, st.sampled_from(SYNCS), revisions, st.sampled_from(["", "m1", "m2"])),
     st.builds(
         ended,
         st.sampled_from(SYNCS),
         st.sampled_from(["r1", "r2"]),
         st.sampled_from([Outcome.SUCCESS, Outcome.FAILURE]),
+        st.sampled_from(["", "m1", "m2"]),
     ),
     st.builds(health, st.sampled_from(list(Health)), revisions, failed=st.booleans()),
     st.builds(drift, st.sampled_from(["A a/a", "B b/b"])),
@@ -157,6 +160,22 @@ def test_a_sync_whose_agent_died_is_cancelled_by_the_next() -> None:
     _, events = told(ReconcilerState(), began(), began(SYNCS[1], "r2"), ended(SYNCS[1], "r2"))
     finished = [each.outcome for each in events if isinstance(each, SyncFinished)]
     assert finished == [Outcome.CANCEL, Outcome.SUCCESS]
+
+
+def test_a_sync_that_an_agent_does_again_because_it_died_before_it_noted_it_is_no_news() -> None:
+    """The bug: killed between telling a sync's end and writing the status, the next agent told it all again."""
+    first = told(ReconcilerState(), began(made_of="m"), ended(made_of="m"))[0]
+    state, events = told(first, began(SYNCS[1], made_of="m"), ended(SYNCS[1], made_of="m"))
+    assert events == []
+    assert told(state, ended(made_of="m"))[1] == []
+    failed = told(state, began(SYNCS[2], made_of="m"), ended(SYNCS[2], outcome=Outcome.FAILURE, made_of="m"))[1]
+    assert kinds(failed) == [SyncStarted, SyncFinished]
+
+
+def test_a_sync_whose_agent_died_goes_on_when_the_next_one_does_the_same() -> None:
+    _, events = told(ReconcilerState(), began(made_of="m"), began(SYNCS[1], made_of="m"), ended(SYNCS[1], made_of="m"))
+    assert kinds(events) == [SyncStarted, SyncFinished]
+    assert events[-1].outcome is Outcome.SUCCESS  # type: ignore[attr-defined]
 
 
 def test_an_end_whose_beginning_was_lost_brings_it_along() -> None:

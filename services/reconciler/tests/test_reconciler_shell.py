@@ -231,8 +231,8 @@ async def test_what_the_bus_never_takes_does_not_end_the_telling(tmp_path: Path)
     }
     source = Narrow()
     report = Report(cluster, source, Application.of(live), id="local/shop/web", repo="srv/a")
-    report.ended(NOW, "c" * 40, None, Outcome.FAILURE, Applied(), (), 0.1)
-    report.began(LATER, "c" * 40, None)
+    report.ended(NOW, "made", "c" * 40, None, Outcome.FAILURE, Applied(), (), 0.1)
+    report.began(LATER, "made", "c" * 40, None)
     try:
         await until(lambda: source.taken == [SyncBegan])
     finally:

@@ -5,7 +5,8 @@ Rules that must hold:
 - An observation that says what is known already publishes nothing, so an agent may tell everything again after a start.
 - Every `sync.started` has its `sync.finished`, every `drift.detected` its `drift.repaired` and every
   `incident.detected` its `incident.resolved`, if need be when the application goes.
-- A sync that is older than the last one told of is no news.
+- A sync that is older than the last one told of is no news, and neither is the same again: an agent that died before
+  it could note what it had done does it once more under another name.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def _is_old(state: ReconcilerState, sync: str) -> bool:
 def _on_begin(state: ReconcilerState, seen: SyncBegan) -> Decided:
     if _is_old(state, seen.sync) or seen.sync == state.sync:
         return Decision(state)
-    after = state.model_copy(update={"sync": seen.sync, "sync_open": True})
+    if _is_same(state, seen):  # an open one goes on under this name; of a closed one the end will tell
+        return Decision(state.model_copy(update={"sync": seen.sync}) if state.sync_open else state)
+    after = state.model_copy(update={"sync": seen.sync, "sync_open": True, "made_of": seen.made_of, "outcome": None})
     return Decision(after, (*_overtaken(state, seen), SyncStarted(**_about(seen))))
 
 
@@ -81,11 +84,18 @@ def _on_end(state: ReconcilerState, seen: SyncEnded) -> Decided:
     finished = SyncFinished(
         **_about(seen), outcome=seen.outcome, applied=seen.applied, problems=seen.problems, seconds=seen.seconds
     )
-    events: tuple[Event, ...] = (finished,)
-    if seen.sync != state.sync:  # its begin was lost with an agent
-        events = (*_overtaken(state, seen), SyncStarted(**_about(seen)), finished)
-    after = state.model_copy(update={"sync": seen.sync, "sync_open": False})
-    return Decision(after, events)
+    update = {"sync": seen.sync, "sync_open": False, "made_of": seen.made_of, "outcome": seen.outcome}
+    after = state.model_copy(update=update)
+    if seen.sync == state.sync or (_is_same(state, seen) and state.sync_open):
+        return Decision(after, (finished,))
+    if _is_same(state, seen) and seen.outcome is state.outcome:
+        return Decision(after)
+    # its begin was lost with an agent
+    return Decision(after, (*_overtaken(state, seen), SyncStarted(**_about(seen)), finished))
+
+
+def _is_same(state: ReconcilerState, seen: SyncBegan | SyncEnded) -> bool:
+    return seen.made_of != "" and seen.made_of == state.made_of
 
 
 def _overtaken(state: ReconcilerState, seen: Observation) -> tuple[Event, ...]:

@@ -31,7 +31,7 @@ from towline_reconciler.cluster.kinds import Resource
 from towline_reconciler.drift import DriftWatch, Wanted
 from towline_reconciler.manifest import GroupKind, ObjectId
 from towline_reconciler.plan import Plan, plan_for
-from towline_reconciler.report import Report, stamp
+from towline_reconciler.report import Report, stamp, sync_key
 from towline_reconciler.revision import Prepared, Revision, Revisions
 from towline_reconciler.source import NoBranch
 from towline_reconciler.standing import Standing
@@ -160,7 +160,7 @@ class ApplicationLoop:
         if prepared.problems:
             outcome = syncing.Outcome(applied=Applied(failed=len(prepared.problems)), problems=list(prepared.problems))
             if news:
-                self._begin(revision, noticed)
+                self._begin(application, revision, prepared, noticed)
             self._end(application, revision, prepared, outcome, before, noticed, news=news)
         else:
             await self._apply(application, revision, prepared, before, noticed, news=news)
@@ -196,7 +196,7 @@ class ApplicationLoop:
         for each in plan.unchanged:
             live.adopted(each)
         if news:
-            self._begin(revision, noticed)
+            self._begin(application, revision, prepared, noticed)
         if any(id not in before for id in desired) and plan.waves:
             await self._write_inventory(prepared, before)
         if application.spec.drift == "report" and not news:
@@ -235,11 +235,12 @@ class ApplicationLoop:
         last = self.report.status.last_sync
         return last is None or last.tree != prepared.key or last.generation != application.generation
 
-    def _begin(self, revision: Revision, noticed: float) -> None:
+    def _begin(self, application: Application, revision: Revision, prepared: Prepared, noticed: float) -> None:
         if self._open is None:
             last = self.report.status.last_sync
             self._open = (stamp(last.started_at if last else None), noticed)
-            self.report.began(self._open[0], revision.tip.commit, revision.tip.change)
+            key = sync_key(prepared.key, application.generation)
+            self.report.began(self._open[0], key, revision.tip.commit, revision.tip.change)
 
     def _end(
         self,
@@ -259,7 +260,7 @@ class ApplicationLoop:
         if not news and self._open is None and last is not None and last.outcome == result:
             self._note_inventory(inventory)
             return
-        self._begin(revision, noticed)
+        self._begin(application, revision, prepared, noticed)
         assert self._open is not None
         sync, began = self._open
         self._open = None
@@ -293,8 +294,8 @@ class ApplicationLoop:
                     "problem": str(outcome.problems[0]),
                 },
             )
-        tip, problems = revision.tip, tuple(outcome.problems)
-        self.report.ended(sync, tip.commit, tip.change, result, outcome.applied, problems, seconds)
+        key, problems = sync_key(prepared.key, application.generation), tuple(outcome.problems)
+        self.report.ended(sync, key, tip.commit, tip.change, result, outcome.applied, problems, seconds)
 
     def _note_inventory(self, inventory: Mapping[ObjectId, str]) -> None:
         self.report.change(lambda status: states.with_inventory(status, inventory))

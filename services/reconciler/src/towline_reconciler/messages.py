@@ -29,11 +29,13 @@ class Observation(Event):
 class SyncBegan(Observation):
     type: ClassVar[str] = "dev.cdeventsx.towline-sync.began.0.1.0"
     sync: str = Field(description="When it began: the name of this sync within its application.")
+    made_of: str = Field("", description="What is synced: the source folders' hash and the spec's generation.")
 
 
 class SyncEnded(Observation):
     type: ClassVar[str] = "dev.cdeventsx.towline-sync.ended.0.1.0"
     sync: str
+    made_of: str = ""
     outcome: Outcome
     applied: Applied = Applied()
     problems: tuple[Problem, ...] = ()
@@ -77,6 +79,10 @@ class ReconcilerState(State):
     sync: str | None = None
     """The last sync that was told of."""
     sync_open: bool = False
+    made_of: str = ""
+    """What that sync was made of."""
+    outcome: Outcome | None = None
+    """How it ended; None while it is open."""
     health: Health = Health.UNKNOWN
     healthy_revision: str | None = None
     """Of the last `service.deployed` or `service.upgraded`."""

@@ -20,6 +20,7 @@ from towline.delivery.retry import backoff
 from towline.errors import DependencyDown, Permanent
 from towline.events.base import Outcome, Problem
 from towline.events.deployment import Applied, Health
+from towline.ids import digest_of
 from towline.telemetry import trace
 from towline_reconciler.api.application import GROUP, PLURAL, VERSION, Application, ApplicationStatus, LastPublished
 from towline_reconciler.cluster.client import Cluster, Rejected
@@ -53,6 +54,11 @@ def stamp(after: str | None = None) -> str:
     return now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def sync_key(tree: str, generation: int) -> str:
+    """What a sync is made of; the same again gives the same."""
+    return digest_of(tree, str(generation))[:32]
+
+
 class Report:
     """Of one application, as long as this agent follows it."""
 
@@ -80,12 +86,13 @@ class Report:
 
     # -- what happened ------------------------------------------------------------------------------------------
 
-    def began(self, sync: str, revision: str, change: str | None) -> None:
-        self._tell(SyncBegan, revision, change, sync=sync)
+    def began(self, sync: str, made_of: str, revision: str, change: str | None) -> None:
+        self._tell(SyncBegan, revision, change, sync=sync, made_of=made_of)
 
     def ended(
         self,
         sync: str,
+        made_of: str,
         revision: str,
         change: str | None,
         outcome: Outcome,
@@ -98,6 +105,7 @@ class Report:
             revision,
             change,
             sync=sync,
+            made_of=made_of,
             outcome=outcome,
             applied=applied,
             problems=problems[:20],
@@ -157,7 +165,8 @@ class Report:
         if sync is not None and published.sync != sync.started_at:
             problems = tuple(Problem(message=each.message, file=each.file, line=each.line) for each in sync.problems)
             applied, outcome = Applied(**sync.applied.model_dump()), Outcome(sync.outcome)
-            self.ended(sync.started_at, sync.revision, sync.change, outcome, applied, problems, sync.seconds)
+            key = sync_key(sync.tree, sync.generation)
+            self.ended(sync.started_at, key, sync.revision, sync.change, outcome, applied, problems, sync.seconds)
         health = status.health
         if health is not None and published.health != _health_name(status):
             self.health(Health(health.status), health.reason, status.images, failed=health.failed)
