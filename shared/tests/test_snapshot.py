@@ -11,7 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towline.snapshot import EXECUTABLE, FILE, SYMLINK, BadSnapshot, Entry, Limits, pack, read, tree_id, unpack
+from towline.snapshot import (
+    EXECUTABLE,
+    FILE,
+    SYMLINK,
+    BadSnapshot,
+    Entry,
+    Limits,
+    contents,
+    pack,
+    read,
+    tree_id,
+    unpack,
+)
 
 APP = [
     Entry("app/main.py", FILE, b"print('hi')\n"),
@@ -112,6 +124,15 @@ def test_links_through_other_links_may_not_leave_the_tree() -> None:
     pack([*deep, Entry("a/b/e", SYMLINK, b"p/../a")])
     with pytest.raises(BadSnapshot, match="a/b/e: the symlink points out of the tree"):
         pack([*deep, Entry("a/b/e", SYMLINK, b"p/../..")])
+
+
+def test_a_link_is_read_as_the_file_that_it_points_to_inside_of_the_tree() -> None:
+    entries = [
+        Entry("deploy/a.yaml", FILE, b"a"),
+        Entry("deploy/more/b.yaml", SYMLINK, b"../a.yaml"),
+        Entry("deploy/nowhere", SYMLINK, b"c.yaml"),
+    ]
+    assert contents(entries) == {"deploy/a.yaml": b"a", "deploy/more/b.yaml": b"a"}
 
 
 def test_a_link_that_ends_nowhere_inside_is_kept(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import posixpath
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -103,6 +104,17 @@ def read(data: bytes, *, limits: Limits = LIMITS) -> list[Entry]:
             raise BadSnapshot(f"the snapshot holds more than {limits.files} files")
     check(entries, limits=limits)
     return entries
+
+
+def contents(entries: Sequence[Entry]) -> dict[str, bytes]:
+    """Contents by path; a symlink stands for the file of the tree that it points to, and for nothing else."""
+    files = {entry.path: entry.content for entry in entries if entry.mode != SYMLINK}
+    for entry in entries:
+        if entry.mode == SYMLINK:
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(entry.path), entry.content.decode()))
+            if target in files:
+                files.setdefault(entry.path, files[target])
+    return files
 
 
 def tree_id(entries: Iterable[Entry]) -> str:

@@ -15,9 +15,9 @@ from typing import Any
 
 from towline import jail
 from towline.cgroup import Group, Limits
+from towline.frames import framed
 from towline_ci_runner.checks import schema_files
 from towline_ci_runner.child import Child
-from towline_ci_runner.frames import framed
 
 MODULE = "towline_ci_runner.checks.worker"
 MODULES = {

@@ -16,7 +16,6 @@ import ctypes
 import gc
 import json
 import os
-import posixpath
 import resource
 import select
 import shutil
@@ -29,8 +28,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from towline import snapshot
-from towline_ci_runner import frames
+from towline import frames, snapshot
 from towline_ci_runner.checks.found import Found
 
 Check = Callable[[Mapping[str, bytes], list[str], Path], Found]
@@ -48,8 +46,8 @@ def main(name: str, options: Mapping[str, Any]) -> None:
     gc.freeze()  # what was imported is shared by all forks and written by none
     prepare()
     frames.write(1, frames.framed(b"ready"))
-    while (request := frames.read_frame(0)) is not None:
-        archive = frames.read_frame(0)
+    while (request := frames.read(0)) is not None:
+        archive = frames.read(0)
         if archive is None:
             return
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
@@ -122,18 +120,7 @@ def _checked(check: Check, request: Mapping[str, Any], archive: bytes, scratch: 
     found = snapshot.tree_id(entries)
     if found != request["tree"]:
         raise snapshot.BadSnapshot(f"the snapshot is of tree {found}, expected {request['tree']}")
-    return check(files_of(entries), request["manifests"], scratch)
-
-
-def files_of(entries: list[snapshot.Entry]) -> dict[str, bytes]:
-    """Contents by path; a symlink stands for the file of the tree that it points to."""
-    files = {entry.path: entry.content for entry in entries if entry.mode != snapshot.SYMLINK}
-    for entry in entries:
-        if entry.mode == snapshot.SYMLINK:
-            target = posixpath.normpath(posixpath.join(posixpath.dirname(entry.path), entry.content.decode()))
-            if target in files:
-                files.setdefault(entry.path, files[target])
-    return files
+    return check(snapshot.contents(entries), request["manifests"], scratch)
 
 
 def _answer(sink: int, answer: bytes) -> None:

@@ -1,7 +1,7 @@
 """The first process in a job's sandbox: takes the order and the snapshot, unpacks, and becomes the job.
 
 It runs as the job's own uid with nothing that the job may not have; it is started before it is needed, so that a job
-waits for neither the jail nor this interpreter. Standard library, `towline.snapshot` and `frames` only.
+waits for neither the jail nor this interpreter. Standard library, `towline.snapshot` and `towline.frames` only.
 
 It says on the descriptor that it was given, one line each: `ready`; then `started`, or `refused <why>` when the
 snapshot is not one that may be unpacked. The job does not inherit that descriptor.
@@ -15,8 +15,7 @@ import os
 import sys
 from pathlib import Path
 
-from towline import snapshot
-from towline_ci_runner import frames
+from towline import frames, snapshot
 
 WORKSPACE = "/workspace"
 HOME = "/home"
@@ -26,7 +25,7 @@ SCRIPT = f"{HOME}/.job"
 def main(says: int) -> None:
     os.set_inheritable(says, False)
     frames.write(says, b"ready\n")
-    order, archive = frames.read_frame(0), frames.read_frame(0)
+    order, archive = frames.read(0), frames.read(0)
     if order is None or archive is None:
         return
     wanted = json.loads(order)

@@ -17,8 +17,8 @@ from time import monotonic
 
 from towline import jail
 from towline.cgroup import Group
+from towline.frames import framed
 from towline_ci_runner.child import Child
-from towline_ci_runner.frames import framed
 from towline_ci_runner.sandbox.launch import HOME, WORKSPACE
 from towline_ci_runner.sandbox.output import Output
 

@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from towline.frames import framed, read, write
 from towline_git_watcher.worker import frames
 from towline_git_watcher.worker.answer import answer_to
 
@@ -36,9 +37,9 @@ def main() -> None:
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "cannot protect the worker from its own forks")
     gc.freeze()
-    frames.write(1, frames.frame(frames.HELLO))
-    while (request := frames.read(0)) is not None:
-        frames.write(1, _contained(json.loads(request)))
+    write(1, framed(frames.HELLO))
+    while (request := read(0)) is not None:
+        write(1, _contained(json.loads(request)))
 
 
 def _contained(request: dict[str, Any]) -> bytes:
@@ -67,7 +68,7 @@ def _in_the_fork(request: dict[str, Any], sink: int, source: int) -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(request["output_bytes"]),) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        frames.write(sink, answer_to(request))
+        write(sink, answer_to(request))
         code = 0
     finally:
         os._exit(code)

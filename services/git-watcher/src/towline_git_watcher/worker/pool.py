@@ -19,6 +19,7 @@ from typing import Any
 
 from towline import cgroup, jail
 from towline.errors import Retryable
+from towline.frames import framed
 from towline.ids import digest_of
 from towline_git_watcher.settings import LimitSettings
 from towline_git_watcher.worker import frames
@@ -173,7 +174,7 @@ def command(objects: Path) -> list[str]:
 async def _exchange(process: asyncio.subprocess.Process, body: bytes) -> Answer:
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(frames.frame(body))
+    process.stdin.write(framed(body))
     await process.stdin.drain()
     header = await _read(process.stdout)
     packed = await _read(process.stdout)

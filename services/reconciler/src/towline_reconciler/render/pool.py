@@ -22,6 +22,7 @@ import orjson
 from towline import cgroup, jail, snapshot
 from towline.errors import Retryable
 from towline.events.base import Problem
+from towline.frames import framed
 from towline_reconciler.manifest import Rendered
 
 log = logging.getLogger(__name__)
@@ -162,7 +163,7 @@ class Renderer:
         assert process.stdout is not None
         try:
             async with asyncio.timeout(self._limits.seconds + _GRACE_SECONDS):
-                process.stdin.writelines(each for part in (header, tree) for each in (_length(part), part))
+                process.stdin.writelines(map(framed, (header, tree)))
                 await process.stdin.drain()
                 length = int.from_bytes(await process.stdout.readexactly(4), "big")
                 if length > self._limits.output_bytes + 4096:
@@ -186,10 +187,6 @@ class Renderer:
             worker.process.kill()
         await asyncio.to_thread(worker.group.remove)
         await worker.process.wait()
-
-
-def _length(part: bytes) -> bytes:
-    return len(part).to_bytes(4, "big")
 
 
 def _answer(parsed: dict[str, Any]) -> Answer:

@@ -8,8 +8,8 @@ hostile bytes. What must hold, render by render:
 - Time, memory, files and output are limited; after the answer every process of the jail is killed and the scratch
   folder emptied, so nothing is left for the next request.
 
-Frame: four bytes of length, big-endian, then that many bytes. A request is a JSON frame and a snapshot frame; an
-answer is one JSON frame `{documents, problems, needs}`.
+A request is a JSON frame and a snapshot frame (`towline.frames`); an answer is one JSON frame
+`{documents, problems, needs}`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import posixpath
 import resource
 import select
 import shutil
@@ -30,7 +29,7 @@ from typing import Any
 
 import orjson
 
-from towline import snapshot
+from towline import frames, snapshot
 from towline.manifests import BadDocument
 from towline_reconciler.render import documents, kustomization
 
@@ -47,33 +46,11 @@ def main() -> None:
     """Serve until the request pipe is closed."""
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "cannot protect the worker from its own forks")
-    while (request := read_frame(0)) is not None:
-        tree = read_frame(0)
+    while (request := frames.read(0)) is not None:
+        tree = frames.read(0)
         if tree is None:
             return
-        write_frame(1, _contained(request, tree))
-
-
-def read_frame(fd: int) -> bytes | None:
-    """None at the end of the pipe."""
-    head = _read(fd, 4)
-    return None if head is None else _read(fd, int.from_bytes(head, "big"))
-
-
-def write_frame(fd: int, payload: bytes) -> None:
-    view = memoryview(len(payload).to_bytes(4, "big") + payload)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def _read(fd: int, count: int) -> bytes | None:
-    taken = bytearray()
-    while len(taken) < count:
-        chunk = os.read(fd, min(1 << 20, count - len(taken)))
-        if not chunk:
-            return None
-        taken += chunk
-    return bytes(taken)
+        frames.write(1, frames.framed(_contained(request, tree)))
 
 
 def _contained(request: bytes, tree: bytes) -> bytes:
@@ -153,7 +130,7 @@ def _problem(message: str) -> bytes:
 def render(header: Mapping[str, Any], tree: bytes) -> Answer:
     """The answer to one request, without its containment."""
     entries = snapshot.read(tree)
-    files = _files(entries)
+    files = snapshot.contents(entries)
     folder = header["path"]
     kind = header["kind"]
     with_kustomization = kustomization.file_of(folder, files)
@@ -163,17 +140,6 @@ def render(header: Mapping[str, Any], tree: bytes) -> Answer:
     if kind == "kustomize" or (kind == "auto" and with_kustomization is not None):
         return _kustomize(header, tree, entries, files)
     return _plain(folder, files)
-
-
-def _files(entries: list[snapshot.Entry]) -> dict[str, bytes]:
-    """Contents by path; a symlink stands for the file of the tree that it points to."""
-    files = {entry.path: entry.content for entry in entries if entry.mode != snapshot.SYMLINK}
-    for entry in entries:
-        if entry.mode == snapshot.SYMLINK:
-            target = posixpath.normpath(posixpath.join(posixpath.dirname(entry.path), entry.content.decode()))
-            if target in files:
-                files.setdefault(entry.path, files[target])
-    return files
 
 
 def _plain(folder: str, files: Mapping[str, bytes]) -> Answer:
