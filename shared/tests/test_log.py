@@ -45,6 +45,23 @@ def test_an_exception_is_told_without_credentials() -> None:
     assert "s3cret" not in out.getvalue()
 
 
+def raise_with(text: str) -> None:
+    raise ValueError(text)
+
+
+def test_a_message_neither_steers_a_terminal_nor_forges_a_line() -> None:
+    out = io.StringIO()
+    configure("info", json=False, stream=out)
+    try:
+        raise_with("\x1b[2J\n")
+    except ValueError:
+        logging.getLogger("x").exception("a\x1b[2Jb\n00:00:00 INFO forged", extra={"file": "c\rd\u202e"})
+    lines = out.getvalue().splitlines()
+    assert all(line.isprintable() for line in lines)
+    assert r"a\x1b[2Jb\n00:00:00 INFO forged  file=c\rd\u202e" in lines[0]
+    assert lines[1].startswith("Traceback")
+
+
 async def test_a_line_carries_what_its_block_is_about_also_in_a_task_begun_there() -> None:
     out = io.StringIO()
     configure("info", json=True, stream=out)

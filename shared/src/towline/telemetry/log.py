@@ -72,10 +72,19 @@ class JsonLines(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
+def _shown(text: str) -> str:
+    """As one line, with an escape for each character that a terminal would obey or that would begin another line."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
 class PlainLines(logging.Formatter):
+    """What a repository brought into a message (a file's name, a program's words) is shown and never done."""
+
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
-        fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
-        line = f"{time} {record.levelname:<7} {redact(record.getMessage())}"
-        said = _trace_of(record)
+        fields = " ".join(_shown(f"{name}={value}") for name, value in _fields(record).items())
+        line = f"{time} {record.levelname:<7} {_shown(redact(record.getMessage()))}"
+        said = "\n".join(map(_shown, _trace_of(record).split("\n")))
         return "\n".join(part for part in (f"{line}  {fields}".rstrip(), said) if part)
