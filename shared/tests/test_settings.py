@@ -63,11 +63,31 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("- a\n", "expected keys and values"), ("a: [\n", "not YAML"), ("a: &x 1\nb: *y\n", "not YAML")],
+    [
+        ("- a\n", "expected keys and values"),
+        ("a: \x01\n", "not YAML"),
+        ("a: [\n", "not YAML"),
+        ("a: &x 1\nb: *y\n", "not YAML"),
+    ],
 )
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(BadInput, match=said):
         load(Settings, write(tmp_path / "t.yaml", text), {})
+
+
+def test_a_variable_that_is_no_yaml_is_named_without_its_value() -> None:
+    """It ended in a trace that quoted the value."""
+    with pytest.raises(BadInput, match="TOWLINE_BUS is not YAML") as raised:
+        load(Settings, None, {"TOWLINE_BUS": "@s3cret"})
+    assert "s3cret" not in str(raised.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="cannot be read: Is a directory"):
+        load(Settings, tmp_path, {})
+    (tmp_path / "t.yaml").write_bytes(b"a: \xff\n")
+    with pytest.raises(BadInput, match="not UTF-8"):
+        load(Settings, tmp_path / "t.yaml", {})
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -46,10 +46,14 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
         raise BadInput(
             "there is no such settings file; write one or leave --config away", at=Location(str(file))
         ) from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
+    except OSError as error:
+        raise BadInput(f"cannot be read: {error.strerror}", at=Location(str(file))) from None
+    except UnicodeDecodeError:
+        raise BadInput("not UTF-8 text; save it as UTF-8", at=Location(str(file))) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
         at = Location(str(file), mark.line + 1, mark.column + 1) if mark else Location(str(file))
-        raise BadInput(f"not YAML: {error.problem}", at=at) from None
+        raise BadInput(f"not YAML: {_problem(error)}", at=at) from None
     if values is None:
         return {}, {}
     if not isinstance(values, dict):
@@ -73,7 +77,14 @@ def _lines(node: yaml.Node | None, path: tuple[str, ...]) -> Iterator[tuple[tupl
 def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[list[str], Any]]:
     for name, value in sorted(environ.items()):
         if name.startswith(PREFIX):
-            yield name.removeprefix(PREFIX).lower().split("__"), yaml.safe_load(value)
+            try:
+                yield name.removeprefix(PREFIX).lower().split("__"), yaml.safe_load(value)
+            except yaml.YAMLError as error:  # its own text would quote the value
+                raise BadInput(f"{name} is not YAML: {_problem(error)}; put the value in quotes") from None
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    return getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
 
 
 def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
