@@ -31,8 +31,14 @@ _HEADERS: dict[str, Any] = {
         "ce_partitionkey": {**_TEXT, "description": "The record's key."},
         "ce_traceparent": {**_TEXT, "description": "W3C trace context of the span that published it."},
         "ce_towlinecause": {**_TEXT, "description": "Id of the event that led to this one."},
-        "ce_towlinelane": {**_TEXT, "description": "`<service>/<key>`: the producer's serial lane."},
-        "ce_sequence": {**_TEXT, "description": "Counts that lane's events on this topic, from 1."},
+        "ce_towlinelane": {
+            **_TEXT,
+            "description": "`<service>/<key>@<epoch>`: one life of the producer's serial lane.",
+        },
+        "ce_sequence": {
+            **_TEXT,
+            "description": "Counts that lane's events, from 1; on one topic they are in growing order.",
+        },
         "content-type": {**_TEXT, "const": "application/json"},
     },
 }

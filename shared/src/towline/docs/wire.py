@@ -30,7 +30,7 @@ def record_of(event: Event) -> NewRecord:
         key=key,
         cause=CAUSE,
         traceparent=TRACEPARENT,
-        lane=f"{stream.producer}/{key}",
+        lane=f"{stream.producer}/{key}@5f2c91aa",
         sequence=1,
     )
     return codec.encode(envelope, stream.topic)
