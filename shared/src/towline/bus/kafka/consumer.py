@@ -60,6 +60,8 @@ class KafkaConsumer:
         self._client: AIOKafkaConsumer | None = None
         self._assignment: Assignment = frozenset()
         self._gained: Assignment | None = None
+        self._leaving = False
+        """A loss is being told: what the client still has of it is nobody's."""
         self._paused: set[TopicPartition] = set()
         self._sought: set[TopicPartition] = set()
         self._membership = asyncio.Lock()
@@ -160,12 +162,12 @@ class KafkaConsumer:
     async def _revoke(self) -> None:
         async with self._membership:
             self._gained = None
-            lost = self._assignment
+            lost, self._leaving = self._assignment, True
             try:
                 if lost and self._on_revoked is not None:
                     await self._on_revoked(lost)
             finally:
-                self._assignment = frozenset()
+                self._assignment, self._leaving = frozenset(), False
 
     async def _take_over(self) -> None:
         async with self._membership:
@@ -229,6 +231,8 @@ class KafkaConsumer:
     ) -> list[Record]:
         """Drop what was paused, moved or lost in the moment between the client's answer and ours."""
         accepted: list[Record] = []
+        if self._leaving:
+            return accepted
         for partition, records in found.items():
             at = TopicPartition(*partition)
             if at in self._paused:
