@@ -1,5 +1,4 @@
-"""`.towline.yaml` for editors and readers: its JSON Schema and its reference page, made from the model and written by `towline.docs`.
-"""
+"""`.towline.yaml` for editors and readers: JSON Schema and page, made of the model; `towline.docs` writes them."""
 
 from __future__ import annotations
 

@@ -117,8 +117,8 @@ def _make_or_check(connection: sqlite3.Connection, path: Path, version: int) -> 
     connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
 
-def explain(path: Path, error: sqlite3.Error) -> Exception:
-    """What an SQLite error means for the caller: BusDown when it may pass, Permanent when it cannot."""
+def explain(path: Path, error: Exception) -> Exception:
+    """What an error of SQLite means for the caller: BusDown when it may pass, Permanent when it cannot."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return BusDown(f"the bus file {path} has been locked by another process for over {BUSY_TIMEOUT_S:.0f} s")

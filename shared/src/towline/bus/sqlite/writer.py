@@ -144,12 +144,14 @@ class Writer:
             ledger.write_heads()
             connection.execute("COMMIT")
             self._deferred.clear()
-        except sqlite3.Error as error:
+        except Exception as error:
+            if not isinstance(error, sqlite3.Error):
+                _LOG.exception("a transaction failed by a bug; the writer goes on")
             self._give_up(connection, jobs, error)
             return
         self._tell(self._resolve, jobs, ledger.heads)
 
-    def _give_up(self, connection: sqlite3.Connection, jobs: list[_Job], error: sqlite3.Error) -> None:
+    def _give_up(self, connection: sqlite3.Connection, jobs: list[_Job], error: Exception) -> None:
         with suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
         explained = explain(self._path, error)
