@@ -75,10 +75,6 @@ class Recipe:
     instructions: tuple[Instruction, ...]
     bases: tuple[Base, ...]
 
-    def at(self, stage: int, step: int) -> Instruction | None:
-        """The instruction that the builder calls `[stage/n] STEP step/m`."""
-        return next((each for each in self.instructions if (each.stage, each.step) == (stage, step)), None)
-
 
 def read(text: str, args: Mapping[str, str]) -> Recipe:
     """`args` are the declared build arguments. Raises DockerfileProblem."""

@@ -1,13 +1,13 @@
 """The lab: the real parts (Kubernetes, registry, Kafka, image builder) that Towline installs and starts on a machine.
 
-`ensure` installs, `plan` says what that would change, an `Instance` runs parts under a name, `down` takes instances
-away. Standard library and Rich only, so that it can be used before anything else is installed.
+`ensure` installs, `plan` says what that would change, an `Instance` runs parts under a name until it is removed.
+Standard library and Rich only, so that it can be used before anything else is installed.
 """
 
 from towline_cli.lab.cache import Cache
 from towline_cli.lab.errors import AlreadyRunning, LabError
 from towline_cli.lab.install import ALL, Part, ensure, plan
-from towline_cli.lab.instance import Instance, down, names, sweep
+from towline_cli.lab.instance import Instance, names, sweep
 from towline_cli.lab.processes import Started
 from towline_cli.lab.progress import PlainProgress, Progress, RichProgress, Silent, Step, progress_on
 
@@ -24,7 +24,6 @@ __all__ = [
     "Silent",
     "Started",
     "Step",
-    "down",
     "ensure",
     "names",
     "plan",

@@ -23,13 +23,12 @@ from towline_cli.lab.layout import PORT_NAMES, Layout
 from towline_cli.lab.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from towline_cli.lab.processes import Started
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
-STARTED = (Part.REGISTRY, Part.KUBERNETES, Part.KAFKA)
 
 
 class Instance:
@@ -100,16 +99,6 @@ class Instance:
         found = record.read(self.folder)
         return found is not None and found.owner == record.this_process()
 
-    def port(self, name: str) -> int:
-        """A free port that is this instance's own under `name`; the same one every time it is asked for."""
-        with self._writing, network.machine_lock():
-            found = self._record()
-            if name not in found.ports:
-                port = network.free_port(self._held_ports(), network.seed_of(f"{self.folder}/{name}"))
-                found = found.with_port(name, port)
-                record.write(self.folder, found)
-            return found.ports[name]
-
     # Its life
 
     def start(self, parts: Collection[Part] = (Part.REGISTRY, Part.KUBERNETES)) -> None:
@@ -146,21 +135,6 @@ class Instance:
             each.result()
         if Part.BUILDER in wanted:
             oci.push_layout(self.cache.base_image, layout.registry, base_image.NAME, base_image.TAG)
-
-    def spawn(
-        self,
-        name: str,
-        command: Sequence[str | Path],
-        *,
-        env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
-        grace: float = 10.0,
-    ) -> Started:
-        """Starts a further process that belongs to the instance and is stopped with it, before its parts.
-
-        `env` replaces the environment when given; `grace` seconds pass between SIGTERM and SIGKILL.
-        """
-        return self._note(processes.start(name, command, log=self.log(name), env=env, cwd=cwd, grace=grace))
 
     def detach(self) -> None:
         """Leaves the instance running when this process ends."""
@@ -281,11 +255,3 @@ def sweep(prefix: str, cache: Cache | None = None) -> list[str]:
             instance.remove()
             swept.append(name)
     return swept
-
-
-def down(wanted: Sequence[str] = (), cache: Cache | None = None) -> list[str]:
-    """Stops and removes the instances named, or all; returns what went, one line each, with its instance's name."""
-    removed = []
-    for name in wanted or names(cache):
-        removed += [f"{name}: {thing}" for thing in Instance(name, cache).remove()]
-    return removed

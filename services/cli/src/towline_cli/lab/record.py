@@ -46,9 +46,6 @@ class Record:
     def with_process(self, process: Started) -> Record:
         return replace(self, processes=(*self.processes, process))
 
-    def with_port(self, name: str, port: int) -> Record:
-        return replace(self, ports={**self.ports, name: port})
-
 
 def this_process() -> Started:
     """The process that runs this code."""

@@ -59,13 +59,6 @@ class Kinds:
                 self._known[at] = await self._ask(group, version)
         return self._known[at].get(kind)
 
-    def known(self, group_kind: GroupKind) -> Resource | None:
-        """In any version that was asked for before."""
-        for (group, _), kinds in self._known.items():
-            if group == group_kind.group and group_kind.kind in kinds:
-                return kinds[group_kind.kind]
-        return None
-
     async def _ask(self, group: str, version: str) -> dict[str, Resource]:
         base = f"/apis/{group}/{version}" if group else f"/api/{version}"
         try:
