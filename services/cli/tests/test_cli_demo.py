@@ -157,7 +157,10 @@ def test_a_demo_that_fails_leaves_the_instance_of_a_quicker_one_alone(
 
         with pytest.raises(BadInput, match="a demo named 'demo' runs already"):
             stage.refuse_a_second()
-        assert stage.failed(lab.AlreadyRunning("demo", "now")) == 1
+        monkeypatch.setattr(Stage, "refuse_a_second", lambda _: None)
+        monkeypatch.setattr(Stage, "_install", lambda _: None)
+        with pytest.raises(lab.AlreadyRunning, match="make down LAB=demo"):
+            demo("demo", "sqlite", keep=False)
         assert stage.interrupted() == 130
 
         assert other.poll() is None

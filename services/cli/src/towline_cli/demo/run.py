@@ -46,6 +46,8 @@ def demo(name: str, bus: str, *, keep: bool) -> int:
             stage.play()
         except KeyboardInterrupt:
             return stage.interrupted()
+        except lab.AlreadyRunning:
+            raise  # another one of this name was quicker: there is nothing to take away and no log to read
         except FAILURES as error:
             return stage.failed(error)
         except Exception as error:  # a bug: its trace is for us, but what was started goes all the same
