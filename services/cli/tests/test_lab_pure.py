@@ -271,3 +271,19 @@ def test_the_lab_needs_nothing_but_rich_and_the_standard_library() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ})
 
     assert done.stdout == "[]\n"
+
+
+def test_the_machines_policy_on_services_comes_back_also_after_a_killed_installation(tmp_path: Path) -> None:
+    """All was installed when the kill came, so nothing ran again, and no package could start its service ever after."""
+    policy = tmp_path / "policy-rc.d"
+    policy.write_text("#!/bin/sh\nexit 0\n")
+    killed = debian.no_services(policy)
+    killed.__enter__()
+    assert "exit 101" in policy.read_text()
+    assert debian.is_unfinished(policy)
+
+    with debian.no_services(policy):
+        assert "exit 101" in policy.read_text()
+
+    assert policy.read_text() == "#!/bin/sh\nexit 0\n"
+    assert not debian.is_unfinished(policy)

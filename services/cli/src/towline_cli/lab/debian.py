@@ -58,12 +58,16 @@ def missing() -> tuple[str, ...]:
     return missing_of(listing)
 
 
+def is_unfinished(policy: Path = POLICY) -> bool:
+    """Whether an installation was killed before it had put the machine's policy back (or one is at work)."""
+    return policy.exists() and MARK in policy.read_text(encoding="utf-8", errors="replace")
+
+
 @contextmanager
 def no_services(policy: Path = POLICY) -> Iterator[None]:
     """No package starts its service inside; the policy that was there before is back afterwards."""
     saved = policy.with_name(policy.name + SAVED_SUFFIX)
-    ours = policy.exists() and MARK in policy.read_text(encoding="utf-8", errors="replace")
-    if policy.exists() and not ours:
+    if policy.exists() and not is_unfinished(policy):
         policy.rename(saved)
     policy.write_text(f"#!/bin/sh\n{MARK}\nexit 101\n", encoding="utf-8")
     policy.chmod(0o755)
@@ -93,11 +97,12 @@ def _apt(cache: Cache, *words: str) -> None:
 def install(cache: Cache) -> None:
     """Installs what is missing, with package lists refreshed only when they turn out to be absent or stale."""
     needed = missing()
-    if not needed:
+    if not needed and not is_unfinished():
         return
     with no_services():
-        with suppress(LabError):
-            _apt(cache, "install", "--no-install-recommends", *needed)
+        if needed:
+            with suppress(LabError):
+                _apt(cache, "install", "--no-install-recommends", *needed)
         if missing():
             _apt(cache, "update")
             _apt(cache, "install", "--no-install-recommends", *missing())

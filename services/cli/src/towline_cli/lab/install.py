@@ -33,7 +33,7 @@ ALL = frozenset(Part)
 
 
 def _needs_debian(parts: Collection[Part]) -> bool:
-    return bool(set(parts) - {Part.KAFKA}) and bool(debian.missing())
+    return bool(set(parts) - {Part.KAFKA}) and (bool(debian.missing()) or debian.is_unfinished())
 
 
 def plan(parts: Collection[Part] = ALL, cache: Cache | None = None) -> list[str]:
@@ -41,7 +41,7 @@ def plan(parts: Collection[Part] = ALL, cache: Cache | None = None) -> list[str]
     cache = cache or Cache.default()
     sentences = []
     if _needs_debian(parts):
-        names = ", ".join(debian.missing())
+        names = ", ".join(debian.missing()) or "none; puts back what an installation that was killed left changed"
         sentences.append(f"Installs Debian packages, without starting their services: {names}.")
     if Part.BUILDER in parts and not build_user.is_there():
         sentences.append(
