@@ -79,14 +79,14 @@ def test_large_input_and_output_pass_through_unharmed(git: Git) -> None:
     assert git.run("cat-file", "blob", blob).out == content
 
 
-async def test_a_protocol_that_was_not_named_is_not_spoken(git: Git, tmp_path: Path) -> None:
+def test_a_protocol_that_was_not_named_is_not_spoken(git: Git, tmp_path: Path) -> None:
     other = Git.init_bare(tmp_path / "b.git")
     who = {"GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@x", "GIT_COMMITTER_NAME": "A", "GIT_COMMITTER_EMAIL": "a@x"}
     commit = Git(tmp_path / "b.git", env=who).run("commit-tree", "-m", "x", EMPTY_TREE).text
     other.run("update-ref", "HEAD", commit)
     with pytest.raises(GitFailed, match="transport 'file' not allowed"):
-        await git.run_async("fetch", str(tmp_path / "b.git"))
-    await Git(tmp_path / "a.git", protocols=["file"]).run_async("fetch", str(tmp_path / "b.git"))
+        git.run("fetch", str(tmp_path / "b.git"))
+    Git(tmp_path / "a.git", protocols=["file"]).run("fetch", str(tmp_path / "b.git"))
 
 
 @pytest.mark.parametrize(

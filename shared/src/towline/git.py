@@ -14,7 +14,6 @@ GitPython is imported with the first call (it costs 140 ms); its objects with a 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import re
@@ -153,12 +152,6 @@ class Git:
         if answer.code != 0:
             raise GitFailed(args[0], answer)
         return answer
-
-    async def ask_async(self, *args: str, stdin: bytes = b"", seconds: float = DEFAULT_SECONDS) -> Answer:
-        return await asyncio.to_thread(self.ask, *args, stdin=stdin, seconds=seconds)
-
-    async def run_async(self, *args: str, stdin: bytes = b"", seconds: float = DEFAULT_SECONDS) -> Answer:
-        return await asyncio.to_thread(self.run, *args, stdin=stdin, seconds=seconds)
 
     @classmethod
     def init_bare(cls, git_dir: Path, *, protocols: Collection[str] = ()) -> Git:

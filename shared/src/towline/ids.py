@@ -17,8 +17,6 @@ from urllib.parse import quote
 
 RepoId = NewType("RepoId", str)
 ChangeId = NewType("ChangeId", str)
-CommitId = NewType("CommitId", str)
-TreeId = NewType("TreeId", str)
 RunId = NewType("RunId", str)
 ApplicationId = NewType("ApplicationId", str)
 EventId = NewType("EventId", str)

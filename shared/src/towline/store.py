@@ -31,8 +31,6 @@ class ArtifactStore(Protocol):
         """Raises NotStored, Corrupt or BadInput (not a digest)."""
         ...
 
-    def has(self, digest: str) -> bool: ...
-
 
 class FolderStore:
     """Files `<top>/<first two digits>/<hash>`; a file appears whole, by rename."""
@@ -73,6 +71,3 @@ class FolderStore:
         if "sha256:" + hashlib.sha256(content).hexdigest() != digest:
             raise Corrupt(f"the artifact store's content under {digest} has another hash")
         return content
-
-    def has(self, digest: str) -> bool:
-        return self.path(digest).exists()
