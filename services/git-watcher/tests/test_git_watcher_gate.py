@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from towline.delivery.model import Effect, EffectFailed, Envelope
+from towline import flow
+from towline.bus.port import MAX_APPEND_BYTES
+from towline.bus.size import record_bytes
+from towline.delivery.lane import Lane, records_of
+from towline.delivery.model import Effect, EffectFailed, Envelope, Service
+from towline.delivery.turn import Arrival, Turn, take
 from towline.events import (
     BuildFinished,
     CandidateCreated,
@@ -400,6 +406,41 @@ def test_branches_are_worked_off_in_the_order_of_the_settings() -> None:
     read = Envelope(RefsRead(repo=REPO, epoch=0, branches=heads, changes=changes), "e", "t", NOW, REPO)
     asked = decide({REPO: Watched("localhost", names)}, WatcherState(), read, NOW).effects
     assert [each.target for each in asked if isinstance(each, ComputeCandidate)] == list(names)
+
+
+def test_however_much_moves_at_once_a_turn_stays_small() -> None:
+    """Every change under its longest name got a new head in one push, and what that said was over one append."""
+    service = Service(flow.WATCHER, WatcherState, partial(decide, WATCHED))
+    names = [f"{number:03}-{'x' * 370}" for number in range(300)]
+    lane, sizes = Lane(REPO, WatcherState()), list[int]()
+
+    def read(head: str, some: list[str]) -> Turn[WatcherState]:
+        changes = tuple(OpenRef(ref=ref_of(name), head=commit(name, head)) for name in some)
+        return hear(RefsRead(repo=REPO, epoch=0, branches={"main": commit("begin")}, changes=changes))
+
+    def hear(event: Event) -> Turn[WatcherState]:
+        nonlocal lane
+        at = Arrival("inbox", len(sizes) + 1)
+        turn = take(service, lane, Envelope(event, f"e{len(sizes)}", "t", NOW, REPO), at, NOW, lambda _: None)
+        assert turn is not None
+        sizes.append(sum(map(record_bytes, records_of("state", 0, REPO, turn.rows))))
+        lane = turn.lane.done(turn.lane.outbox)
+        return turn
+
+    for head, some in (("1", names), ("2", names), ("2", [])):
+        asks = True
+        while asks:
+            turn = read(head, some)
+            asks = any(item.kind == FetchRefs.kind for item in turn.leaving)
+            for item in turn.leaving:
+                if item.kind == ComputeCandidate.kind:
+                    same = {key: item.effect[key] for key in ("repo", "change", "ref", "head", "base", "purpose")}
+                    tree = commit("tree", item.id)
+                    more = {"candidate": commit("candidate", item.id), "tree": tree, "source_tree": tree}
+                    told = {**same, **more, "snapshot": "s", "changed_paths": None, "pinned": False}
+                    hear(CandidateComputed.model_validate(told))
+    assert lane.state.changes == {}
+    assert max(sizes) < MAX_APPEND_BYTES / 4
 
 
 def test_an_answer_of_an_earlier_life_does_not_lose_a_candidate_under_test() -> None:

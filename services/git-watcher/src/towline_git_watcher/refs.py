@@ -15,7 +15,7 @@ from towline_git_watcher.messages import OpenRef, RefsRead
 from towline_git_watcher.state import Branch, Change, Step
 
 MOST_AT_ONCE = 50
-"""New changes in one turn, so that its batch stays small; the rest is read again."""
+"""Changes that begin, go on or end in one turn, so that its batch stays small; the rest is read again."""
 
 
 def on_read(turn: Settling, event: RefsRead, gated: Sequence[str]) -> None:
@@ -30,15 +30,15 @@ def on_read(turn: Settling, event: RefsRead, gated: Sequence[str]) -> None:
         branch = turn.branches.get(name, Branch())
         turn.branches[name] = branch.model_copy(update={"tip": event.branches.get(name) if name in gated else None})
     found = {each.ref: each for each in event.changes if target_of(each.ref, gated) in gated}
-    for ref, change in list(turn.changes.items()):
-        if ref not in found:
-            turn.abandon(change, _why_gone(change, gated))
-    new = [ref for ref in found if ref not in turn.changes]
-    for ref in [ref for ref in found if ref not in new[MOST_AT_ONCE:]]:
-        _on_ref(turn, found[ref], gated)
+    gone = [change for ref, change in turn.changes.items() if ref not in found]
+    moved = [each for ref, each in found.items() if ref not in turn.changes or turn.changes[ref].head != each.head]
+    for change in gone[:MOST_AT_ONCE]:
+        turn.abandon(change, _why_gone(change, gated))
+    for each in moved[: max(0, MOST_AT_ONCE - len(gone))]:
+        _on_ref(turn, each, gated)
     for name in [name for name, branch in turn.branches.items() if name not in gated and not branch.queue]:
         del turn.branches[name]
-    if turn.again or len(new) > MOST_AT_ONCE:
+    if turn.again or len(gone) + len(moved) > MOST_AT_ONCE:
         turn.read_refs()
 
 
@@ -50,8 +50,6 @@ def _why_gone(change: Change, gated: Sequence[str]) -> str:
 
 def _on_ref(turn: Settling, found: OpenRef, gated: Sequence[str]) -> None:
     known = turn.changes.get(found.ref)
-    if known is not None and known.head == found.head:
-        return
     target = target_of(found.ref, gated)
     assert target is not None
     change = Change(change=change_of(turn.repo, found.ref, gated), ref=found.ref, target=target, head=found.head)
