@@ -1,12 +1,17 @@
 """Objects as Git names them: their identity, and the shape in which they are applied.
 
-The rule that must hold: two spellings of the same object have the same `ObjectId`, whatever version of the API
-they were written against, so that a version bump is an update and never a delete.
+Rules that must hold:
+
+- Two spellings of the same object have the same `ObjectId`, whatever version of the API they were written against, so
+  that a version bump is an update and never a delete.
+- What becomes part of a request's path is one segment of it: a manifest sends the agent's credential nowhere else, such
+  as through the API server's proxy to a service that listens inside.
 """
 
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,6 +22,11 @@ from towline.errors import BadInput, Location
 from towline_reconciler.api.application import LABEL, NAMESPACE_LABEL
 
 Json = dict[str, Any]
+_GROUP_VERSION = re.compile(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_KIND = re.compile(r"[A-Za-z][A-Za-z0-9]{0,62}")
+_NAME = re.compile(r"(?!\.{1,2}$)[^/%?#\x00-\x20\x7f]{1,253}")
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_PLURAL = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 class GroupKind(NamedTuple):
@@ -49,9 +59,11 @@ class ObjectId(NamedTuple):
 
     @classmethod
     def from_inventory(cls, text: str) -> ObjectId:
-        """Raises ValueError for text that is no inventory id."""
-        namespace, name, group, kind = text.split("_")
-        return cls(group, kind, namespace, name)
+        """Raises ValueError for text that is no inventory id. Only a name (of a role) may hold a `_` of its own."""
+        namespace, *name, group, kind = text.split("_")
+        if not name:
+            raise ValueError("an inventory id has four parts")
+        return cls(group, kind, namespace, "_".join(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +102,21 @@ class Desired:
         return parsed
 
 
+def check_kind(rendered: Rendered) -> None:
+    """Raises BadInput, with file and line, for an apiVersion or kind that cannot be one."""
+    version, kind = str(rendered.body["apiVersion"]), str(rendered.body["kind"])
+    if not _GROUP_VERSION.fullmatch(version):
+        said = f"apiVersion {version[:80]!r} is none; expected <group>/<version>, such as apps/v1"
+        raise BadInput(said, at=rendered.location)
+    if not _KIND.fullmatch(kind):
+        raise BadInput(f"kind {kind[:80]!r} is none; expected letters and digits", at=rendered.location)
+
+
+def is_plural(text: object) -> bool:
+    """Whether a definition may serve its kind under this name."""
+    return isinstance(text, str) and _PLURAL.fullmatch(text) is not None
+
+
 def id_of(live: Mapping[str, Any]) -> ObjectId:
     meta = live["metadata"]
     group = live["apiVersion"].rpartition("/")[0]
@@ -117,6 +144,7 @@ def desired_of(rendered: Rendered, *, namespaced: bool, application: tuple[str, 
             f"{body['kind']} {meta['name']} is cluster-wide and may not name a namespace; remove metadata.namespace",
             at=rendered.location,
         )
+    _check_name(body["kind"], meta, rendered.location)
     for written_by_server in ("managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink"):
         meta.pop(written_by_server, None)
     meta["labels"] = {**(meta.get("labels") or {}), NAMESPACE_LABEL: application[0], LABEL: application[1]}
@@ -126,6 +154,15 @@ def desired_of(rendered: Rendered, *, namespaced: bool, application: tuple[str, 
         body = _with_encoded_strings(body)
     object_id = ObjectId(*rendered.group_kind, meta["namespace"] if namespaced else "", meta["name"])
     return Desired(object_id, rendered.version, orjson.dumps(body, option=orjson.OPT_SORT_KEYS), rendered.location)
+
+
+def _check_name(kind: str, meta: Mapping[str, Any], at: Location) -> None:
+    name, namespace = meta["name"], meta.get("namespace")
+    if not _NAME.fullmatch(name):
+        raise BadInput(f"{kind}: metadata.name {name[:80]!r} cannot be the name of an object", at=at)
+    if namespace is not None and not (isinstance(namespace, str) and _NAMESPACE.fullmatch(namespace)):
+        said = f"{kind} {name}: the namespace {str(namespace)[:80]!r} is none; expected a-z, 0-9 and dashes"
+        raise BadInput(said, at=at)
 
 
 def duplicates(desired: Iterable[Desired]) -> list[BadInput]:

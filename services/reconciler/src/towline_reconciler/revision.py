@@ -15,7 +15,7 @@ from towline.events.base import Problem
 from towline.snapshot import BadSnapshot
 from towline_reconciler.api.application import MOST_OBJECTS, Application
 from towline_reconciler.cluster.kinds import Kinds, Resource
-from towline_reconciler.manifest import Desired, ObjectId, Rendered, desired_of, duplicates
+from towline_reconciler.manifest import Desired, ObjectId, Rendered, check_kind, desired_of, duplicates, is_plural
 from towline_reconciler.render.pool import Answer, Renderer, WorkerDied
 from towline_reconciler.source import Folders, Mirror, Tip
 from towline_reconciler.sync import problem
@@ -118,6 +118,11 @@ class Revisions:
         prepared = Prepared(key)
         refused: list[Problem] = []
         for each in rendered:
+            try:
+                check_kind(each)
+            except BadInput as error:
+                problems.append(_problem_of(error))
+                continue
             group, kind = each.group_kind
             resource = await self._kinds.find(group, each.version, kind) or defined.get((group, each.version, kind))
             if resource is None:
@@ -157,7 +162,7 @@ def _defined_by(rendered: Iterable[Rendered]) -> Iterable[tuple[tuple[str, str, 
         spec: Mapping[str, Any] = each.body.get("spec") or {}
         try:
             group, kind, plural = spec["group"], spec["names"]["kind"], spec["names"]["plural"]
-            for version in spec["versions"]:
+            for version in spec["versions"] if is_plural(plural) else ():
                 name = version["name"]
                 yield (group, name, kind), Resource(group, name, kind, plural, spec["scope"] == "Namespaced")
         except (KeyError, TypeError):
