@@ -81,6 +81,12 @@ def test_a_permit_for_anything_else_is_refused(guarded: Clone, case: str) -> Non
     assert KEY not in said
 
 
+def test_a_malformed_object_is_refused_at_the_door(guarded: Clone) -> None:
+    """Taken in, one such push stopped every fetch of the mirror, and with it all changes of the repository."""
+    with pytest.raises(Refused, match="missingEmail"):
+        guarded.push(guarded.malformed(), "refs/heads/for/main/x")
+
+
 def test_one_permit_does_not_carry_a_second_branch(guarded: Clone) -> None:
     install(guarded.remote, Guard("localhost/app", ("main", "next"), KEY, None))
     old, new = guarded.at("main"), guarded.commit("x", {"app.py": "1"})

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from towline import snapshot
-from towline.errors import Retryable
+from towline.errors import DependencyDown, Retryable
 from towline.events import Event
 from towline.jail import NoJail
 from towline.snapshot import Entry
@@ -131,6 +131,14 @@ async def test_what_is_told_of_a_hostile_tree_fits_into_an_event(jailed: Jail) -
     told = _refusal(refused)["problems"]
     assert len(told) == 50
     assert sum(len(problem.model_dump_json()) for problem in told) < 70_000
+
+
+async def test_a_malformed_object_is_named_and_the_mirror_is_not_emptied_for_it(jailed: Jail) -> None:
+    await jailed.mirror.fetch()
+    jailed.clone.push(jailed.clone.malformed(), "refs/heads/for/main/x")
+    with pytest.raises(DependencyDown, match=r"malformed object; remove the ref .*missingEmail"):
+        await jailed.mirror.fetch()
+    assert jailed.mirror.holds(jailed.clone.at("main"))
 
 
 async def test_a_title_of_any_length_hides_no_change(jailed: Jail) -> None:

@@ -92,7 +92,7 @@ class Mirror:
 
     def _fetch(self) -> Refs:
         answer = self._fetched()
-        if answer.code != 0:
+        if answer.code != 0 and _MALFORMED not in answer.err:
             self._listing()  # raises when the other side is the reason
             log.warning(
                 "the mirror is damaged and is fetched anew", extra={"repo": self.repo, "why": answer.err[-300:]}
@@ -201,9 +201,16 @@ _REFUSED = (
 )
 
 
+_MALFORMED = "fsck error"
+
+
 def why_away(repo: str, answer: Answer) -> str:
     """One sentence on a call to the other side that failed; what Git said is redacted already."""
     said = str(GitFailed("call", answer)).partition(": ")[2]
+    if _MALFORMED in answer.err:
+        return f"the repository {repo} holds a malformed object; remove the ref that it hangs on ({said})"
+    if "dubious ownership" in answer.err:
+        return f"the repository {repo} belongs to another user than Towline's ({said})"
     if any(word in answer.err.lower() for word in _REFUSED):
         return f"the repository {repo} does not exist or refuses the login ({said})"
     return f"the repository {repo} does not answer ({said})"

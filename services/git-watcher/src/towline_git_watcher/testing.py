@@ -113,6 +113,15 @@ class Clone:
         self.git("commit", "--quiet", "--allow-empty", "--message", title)
         return self.git("rev-parse", "HEAD")
 
+    def malformed(self) -> str:
+        """A commit on main whose author has no address, which `git fsck` calls an error."""
+        self.git("fetch", "--quiet", "origin")
+        lines = [f"tree {self.git('rev-parse', 'origin/main^{tree}')}", f"parent {self.at('main')}"]
+        lines += ["author Eve 1700000000 +0000", "committer Eve <e@x> 1700000000 +0000", "", "Bad", ""]
+        file = self.folder.parent / "malformed"
+        file.write_text("\n".join(lines))
+        return self.git("hash-object", "-t", "commit", "-w", "--literally", str(file))
+
     def push(self, commit: str, ref: str, *options: str) -> None:
         self.git("push", "--quiet", *options, "origin", f"{commit}:{ref}")
 
