@@ -128,6 +128,10 @@ HOSTILE: dict[str, tuple[dict[str, str | None], str]] = {
         {"deploy/kustomization.yaml": "resources: [../../../etc]\n"},
         "out of the repository",
     ),
+    "a way through the API server": (
+        {"deploy/a.yaml": GOOD.replace("apiVersion: v1", "apiVersion: x/../../api/v1/nodes/n/proxy/v1")},
+        "apiVersion 'x/../../api/v1/nodes/n/proxy/v1' is none",
+    ),
     "a helm chart": ({"deploy/kustomization.yaml": "helmCharts: [{name: x, repo: 'https://e.example'}]\n"}, "Helm"),
     "an exec plugin": (
         {
