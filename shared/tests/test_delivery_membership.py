@@ -140,6 +140,32 @@ def test_a_lost_group_is_loaded_again_and_nothing_is_lost_or_done_twice(tally: S
     play(scene)
 
 
+def test_an_effect_that_ends_slowly_begins_again_where_its_lane_came_back_at_once(tally: Service[Tally]) -> None:
+    """It counted as begun until it had ended, so the lane that came back waited for ever."""
+    began: list[str] = []
+
+    async def slow(effect: Tell, context: EffectContext) -> Told:
+        began.append(context.id)
+        try:
+            await asyncio.sleep(10)
+        except asyncio.CancelledError:
+            await asyncio.sleep(5)  # such as a sandbox that is taken down
+            raise
+        return Told(head=effect.head)
+
+    async def scene(bus: MemoryBus) -> None:
+        runtime, task = start(bus, replace(tally, effects={Tell: slow}))
+        await push(bus, "h1", 1)
+        await asyncio.sleep(5)
+        bus.log.members["notifier"].lose()
+        await asyncio.sleep(60)
+        assert tally_of(bus).told == 1
+        assert len(began) == 2
+        await end(runtime, task)
+
+    play(scene)
+
+
 def test_a_partition_with_much_unfinished_is_held_back_and_goes_on_at_once(
     tally: Service[Tally], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,12 +93,11 @@ class Effects:
         head.superseded.set()
 
     def drop(self, keys: Collection[str]) -> None:
-        """Stop what was begun for these lanes: their next owner begins it again."""
+        """Stop what was begun for these lanes: their next owner begins it again, and may be this one, at once."""
         for run in [run for run in self._runs.values() if run.lane_key in keys]:
             run.successor = None
-            if run.task is None:
-                self._runs.pop(run.item.id, None)
-            else:
+            self._let_go(run)
+            if run.task is not None:
                 run.task.cancel()
 
     async def stop(self) -> None:
@@ -116,14 +115,18 @@ class Effects:
         run.task.add_done_callback(lambda _: self._ended(run))
 
     def _ended(self, run: _Run) -> None:
-        self._runs.pop(run.item.id, None)
-        if run.effect.latest_wins is None:
-            return
-        slot = (run.lane_key, run.effect.latest_wins)
-        self._heads.pop(slot, None)
-        if run.successor is not None and not self._stopped:
-            self._heads[slot] = run.successor
+        self._let_go(run)
+        if run.effect.latest_wins is not None and run.successor is not None and not self._stopped:
+            self._heads[run.lane_key, run.effect.latest_wins] = run.successor
             self._begin(run.successor)
+
+    def _let_go(self, run: _Run) -> None:
+        """From here the effect may begin anew, also while this run of it still takes its time to end."""
+        if self._runs.get(run.item.id) is run:
+            del self._runs[run.item.id]
+        slot = (run.lane_key, run.effect.latest_wins or "")
+        if self._heads.get(slot) is run:
+            del self._heads[slot]
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str | None = None) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)
