@@ -45,8 +45,11 @@ class Cancellations:
         self._running[effect.run, effect.attempt, effect.task] = event
         return event
 
-    def end(self, effect: RunJob) -> None:
-        self._running.pop((effect.run, effect.attempt, effect.task), None)
+    def end(self, effect: RunJob, event: asyncio.Event) -> None:
+        """The same job may have begun anew meanwhile: its lane was lost and came back."""
+        name = (effect.run, effect.attempt, effect.task)
+        if self._running.get(name) is event:
+            del self._running[name]
 
 
 class Jobs:
@@ -66,7 +69,7 @@ class Jobs:
             # The artifact store, the disk, bubblewrap: not the change's fault, so it is tried again.
             return _ended(effect, Verdict.ERROR, reason=str(error)[:500], infrastructure=True)
         finally:
-            self._cancellations.end(effect)
+            self._cancellations.end(effect, cancelled)
 
     async def cancel(self, effect: CancelRun, context: EffectContext) -> None:
         del context
