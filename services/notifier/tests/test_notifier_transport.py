@@ -120,7 +120,7 @@ async def test_no_proxy_is_taken_from_the_environment(
 async def test_no_url_reaches_the_log(receiver: Any, caplog: pytest.LogCaptureFixture) -> None:
     async with httpx.AsyncClient(trust_env=False) as unguarded:
         logging.getLogger("httpx").filters.clear()
-        with caplog.at_level(logging.DEBUG):
+        with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, logger="httpx"):
             await unguarded.post(receiver.url)
     assert "s3cr3t" in caplog.text, "control: httpx by itself logs the URL"
     caplog.clear()
