@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from pathlib import Path
@@ -163,6 +164,16 @@ def test_a_foreign_hook_is_left_alone_and_named(clone: Clone) -> None:
     with pytest.raises(BadInput, match="pre-receive is not Towline's and is left alone; move it away"):
         install(clone.remote, GUARD)
     assert hook.read_text() == "#!/bin/sh\nexit 0\n"
+
+
+def test_a_repository_of_another_user_is_left_alone(clone: Clone, top: Path) -> None:
+    """Git refuses it anyway; and whoever owns it could have sent Towline's files elsewhere by a link."""
+    (top / "elsewhere").mkdir()
+    (clone.remote / "towline").symlink_to(top / "elsewhere")
+    os.chown(clone.remote, 64_999, 64_999)
+    with pytest.raises(BadInput, match="belongs to uid 64999"):
+        install(clone.remote, GUARD)
+    assert list((top / "elsewhere").iterdir()) == []
 
 
 def test_what_is_no_bare_repository_is_said_to_be_none(top: Path) -> None:

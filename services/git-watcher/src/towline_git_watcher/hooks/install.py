@@ -45,6 +45,11 @@ def install(repository: Path, guard: Guard) -> None:
     """Raises NoRepository, or BadInput that says which hook stands in the way and what to do."""
     if not (repository / "HEAD").is_file() or not (repository / "objects").is_dir():
         raise NoRepository(f"there is no bare repository at {repository}; make one with git init --bare")
+    if (owner := repository.stat().st_uid) != os.geteuid():
+        raise BadInput(
+            f"{repository} belongs to uid {owner}, and Towline runs as uid {os.geteuid()}: Git would run what its owner "
+            "configures; run Towline as that user, or give the folder to Towline's"
+        )
     for name in _HOOKS:
         _refuse_foreign(repository / "hooks" / name)
     git = Git(repository)
@@ -56,20 +61,19 @@ def install(repository: Path, guard: Guard) -> None:
     folder = repository / "towline"
     for made in (folder, repository / "hooks"):
         made.mkdir(exist_ok=True)
-        _give(made, repository)
     for name in _PROGRAMS:
-        _write(folder / name, _text(name), 0o644, repository)
-    _write(folder / "key", guard.key + "\n", 0o600, repository)
+        _write(folder / name, _text(name), 0o644)
+    _write(folder / "key", guard.key + "\n", 0o600)
     if guard.receiver is None:
         (folder / "receiver").unlink(missing_ok=True)
     else:
         host, port = guard.receiver
-        _write(folder / "receiver", f"{host} {port} {guard.repo}\n", 0o644, repository)
+        _write(folder / "receiver", f"{host} {port} {guard.repo}\n", 0o644)
     for setting in _SETTINGS:
         if git.ask("config", "--file", str(repository / "config"), "--get", setting).text != "true":
             git.run("config", "--file", str(repository / "config"), setting, "true")
     for name, template in _HOOKS.items():
-        _write(repository / "hooks" / name, script(_text(template), guard.branches), 0o755, repository)
+        _write(repository / "hooks" / name, script(_text(template), guard.branches), 0o755)
 
 
 def script(template: str, branches: Sequence[str]) -> str:
@@ -98,7 +102,7 @@ def _text(name: str) -> str:
     return (files("towline_git_watcher.hooks") / name).read_text()
 
 
-def _write(path: Path, text: str, mode: int, repository: Path) -> None:
+def _write(path: Path, text: str, mode: int) -> None:
     if not path.is_symlink() and path.is_file() and path.read_text(errors="replace") == text:
         path.chmod(mode)
         return
@@ -108,12 +112,4 @@ def _write(path: Path, text: str, mode: int, repository: Path) -> None:
     with os.fdopen(fd, "w") as file:
         os.fchmod(fd, mode)
         file.write(text)
-    _give(part, repository)
     part.rename(path)
-
-
-def _give(path: Path, repository: Path) -> None:
-    """To whoever the repository belongs to: the hooks run as its server, which reads the key."""
-    owner = repository.stat()
-    if os.geteuid() == 0 and owner.st_uid != 0:
-        os.chown(path, owner.st_uid, owner.st_gid)
