@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -172,8 +173,9 @@ class Stage:
             "registry": self._lab.registry,
             "cluster": f"{self._lab.kubectl} --kubeconfig {self._lab.kubeconfig} get pods",
             "log": str(self._local.log),
-            "look": f"towline status --name {name}",
+            "look": f"{_program()} status --name {name}",
             "stop": f"make down LAB={name}",
+            "notices": f"the demo's receiver is gone; name one of yours in {self._local.config}, then start again",
         }
         if self._bus == "kafka":
             places["Kafka"] = self._lab.kafka
@@ -212,6 +214,12 @@ class Stage:
     def _towline_gone(self) -> list[str]:
         self._towline.stop()
         return self._local.remove()
+
+
+def _program() -> str:
+    """`towline` as it is called from here."""
+    program = Path(sys.executable).with_name("towline")
+    return str(program.relative_to(Path.cwd())) if program.is_relative_to(Path.cwd()) else str(program)
 
 
 @contextmanager

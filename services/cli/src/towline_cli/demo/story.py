@@ -152,9 +152,13 @@ class Story:
 
     async def _drift_is_repaired(self) -> None:
         self._screen.heading("Somebody changes the cluster by hand: kubectl scale deployment hello --replicas=3")
+        await self._log.read()
+        before = self._log.all(DriftRepaired)
         with self._screen.doing("the drift is repaired") as note:
             self._cluster("scale", "deployment", "hello", "--replicas=3")
-            repaired = await self._log.wait_for(DriftRepaired, timeout=PATIENCE)
+            repaired = await self._log.wait_for(DriftRepaired, lambda event: event not in before, timeout=PATIENCE)
+            if repaired.fields != ("spec.replicas",):
+                raise NotAsPromised(f"another drift was repaired: {repaired.object} {', '.join(repaired.fields)}")
             replicas = self._cluster("get", "deployment", "hello", "--output", "jsonpath={.spec.replicas}")
             if replicas != "1":
                 raise NotAsPromised(f"the deployment asks for {replicas} pods, Git says 1")

@@ -17,7 +17,6 @@ import tempfile
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic
 from weakref import WeakValueDictionary
 
 from towline.delivery.model import EffectContext
@@ -155,7 +154,6 @@ class Builds:
         self, effect: Build, scratch: Path, answer: Answer, bases: dict[str, FetchedBase], key: str
     ) -> ImageBuilt | ImageFailed:
         image = effect.image
-        started = monotonic()
         order = Order(scratch / "tree", answer["context"], answer["dockerfile"], image.args, bases)
         ended = await self.buildah.build(scratch.name, order, scratch)
         written = await asyncio.to_thread(self.store.put, ended.log)
@@ -172,7 +170,7 @@ class Builds:
             found = Problem(message=str(bad), file=image.dockerfile, check=f"image {image.name}")
             return _failed(effect, found, ended.seconds, written)
         await asyncio.to_thread(layout.forget_old, self.folder / "images", MOST_KEPT)
-        return ImageBuilt(build=effect.build, key=key, digest=kept.digest, seconds=monotonic() - started, log=written)
+        return ImageBuilt(build=effect.build, key=key, digest=kept.digest, seconds=ended.seconds, log=written)
 
     def kept(self, key: str) -> Path:
         return self.folder / "images" / key
