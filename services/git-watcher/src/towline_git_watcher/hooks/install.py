@@ -47,8 +47,8 @@ def install(repository: Path, guard: Guard) -> None:
         raise NoRepository(f"there is no bare repository at {repository}; make one with git init --bare")
     if (owner := repository.stat().st_uid) != os.geteuid():
         raise BadInput(
-            f"{repository} belongs to uid {owner}, and Towline runs as uid {os.geteuid()}: Git would run what its owner "
-            "configures; run Towline as that user, or give the folder to Towline's"
+            f"{repository} belongs to uid {owner}, and Towline runs as uid {os.geteuid()}: Git would run what its "
+            "owner configures; run Towline as that user, or give the folder to Towline's"
         )
     for name in _HOOKS:
         _refuse_foreign(repository / "hooks" / name)
