@@ -24,7 +24,7 @@ from towline.bus.port import (
     Topic,
     TopicPartition,
 )
-from towline.bus.size import check_sizes
+from towline.bus.size import check_append, check_sizes
 from towline.errors import Permanent
 
 
@@ -119,10 +119,7 @@ class MemoryBus:
 
     async def append(self, at: TopicPartition, records: Sequence[NewRecord]) -> int:
         self._open()
-        check_sizes(records, together=True)
-        for record in records:
-            if record.topic != at.topic or record.partition not in (None, at.partition):
-                raise ValueError(f"a record for {record.topic} partition {record.partition} in an append to {at}")
+        check_append(at, records)
         await self.reach("append", done=False)
         first = self.log.heads.get(self.log.check(at), 0)
         for record in records:

@@ -16,7 +16,7 @@ from towline.bus.kafka.producer import Producer
 from towline.bus.kafka.reader import Reader
 from towline.bus.partition import partition_of
 from towline.bus.port import BusDown, NewRecord, OnAssignment, Record, Topic, TopicPartition
-from towline.bus.size import check_sizes
+from towline.bus.size import check_append, check_sizes
 from towline.errors import Permanent
 
 _ENSURE_S = 60.0
@@ -57,11 +57,8 @@ class KafkaBus:
         return await self._producer.publish([(record, await self._place(record)) for record in records])
 
     async def append(self, at: TopicPartition, records: Sequence[NewRecord]) -> int:
-        check_sizes(records, together=True)
+        check_append(at, records)
         await self._check(at)
-        for record in records:
-            if record.topic != at.topic or record.partition not in (None, at.partition):
-                raise ValueError(f"a record for {record.topic} partition {record.partition} in an append to {at}")
         if not records:
             return await self._reader.end(at)
         return await self._producer.append(at, records)

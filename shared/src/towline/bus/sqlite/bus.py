@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from towline.bus.port import BusDown, NewRecord, OnAssignment, Record, Topic, TopicPartition
-from towline.bus.size import check_sizes
+from towline.bus.size import check_append, check_sizes
 from towline.bus.sqlite.consumer import SqliteConsumer
 from towline.bus.sqlite.lease import HEARTBEAT_S
 from towline.bus.sqlite.ledger import Ledger
@@ -71,10 +71,7 @@ class SqliteBus:
         return await self.writer.submit(lambda ledger: [ledger.add(record) for record in records])
 
     async def append(self, at: TopicPartition, records: Sequence[NewRecord]) -> int:
-        check_sizes(records, together=True)
-        for record in records:
-            if record.topic != at.topic or record.partition not in (None, at.partition):
-                raise ValueError(f"a record for {record.topic} partition {record.partition} in an append to {at}")
+        check_append(at, records)
 
         def operation(ledger: Ledger) -> int:
             first = ledger.head(at)
