@@ -74,7 +74,7 @@ def test_the_demo_shows_what_it_promises_and_leaves_nothing(name: str, home: Pat
     # It says what it will change before it does.
     assert said.index("Starts a registry, a one-node Kubernetes and Towline") < said.index(PARTS)
     # A change goes through, and the pod runs the digest that Git names.
-    assert re.search(r"✓ the pod is Running with the digest that Git names .* sha256:[0-9a-f]{12}", said)
+    assert re.search(r"✓ reconciler: the pod is Running with the digest Git names .* sha256:[0-9a-f]{12}", said)
     # The three bad changes and the direct push are refused with what and where; main does not move.
     assert re.search(r"rejected +app!failing-test .*\n.*: tests\.py:\d+: job unit failed with exit code 1\n", said)
     assert re.search(r"rejected +app!invalid-manifest .*\n.*: deploy/deployment\.yaml:\d+: .* found the text", said)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from towline.bus.port import Bus
 from towline.errors import TowlineError
 from towline.events import (
+    BuildFinished,
+    CandidateCreated,
     CandidateRejected,
     ChangeMerged,
     DriftRepaired,
+    Event,
+    PipelineRunFinished,
     ServiceDeployed,
     ServiceUpgraded,
     SyncFinished,
@@ -25,6 +29,7 @@ from towline_cli.show import change_lines, short_names, trace_lines
 from towline_cli.view import progress
 from towline_cli.view.facts import read_facts
 
+E = TypeVar("E", bound=Event)
 PATIENCE = 90.0
 """Seconds that a step may take before the demo says which one hangs."""
 
@@ -60,39 +65,39 @@ class Story:
             "deploy/deployment.yaml": ("replicas: 0", "replicas: 1"),
         }
         head = self._work.commit("Greet politely, and run one pod", edits)
-        with self._screen.doing("pushed, tested, built, gated, landed on main") as note:
+        with self._screen.doing("git-watcher: pushed, and merged with main as a candidate") as note:
             self._work.push("refs/heads/for/main/polite")
-            merged = await self._merged(head)
+            candidate = await self._comes(CandidateCreated, head)
+            note.text = candidate.candidate[:12]
+        with self._screen.doing("ci-runner: tested in a sandbox, its manifests checked") as note:
+            note.text = (await self._comes(PipelineRunFinished, head)).verdict
+        with self._screen.doing("image-builder: image built without network, pushed") as note:
+            built = await self._comes(BuildFinished, head)
+            note.text = ", ".join(f"{image.name}@{image.digest[:19]}…" for image in built.images)
+        with self._screen.doing("git-watcher: digest written, main moved") as note:
+            merged = await self._comes(ChangeMerged, head)
             note.text = f"main is {merged.landed[:12]}"
-        with self._screen.doing("applied to the cluster"):
+        with self._screen.doing("reconciler: applied to the cluster"):
             await self._log.wait_for(SyncFinished, lambda sync: sync.revision == merged.landed, timeout=PATIENCE)
-        with self._screen.doing("the pod is Running with the digest that Git names") as note:
+        with self._screen.doing("reconciler: the pod is Running with the digest Git names") as note:
             await self._log.wait_for(ServiceUpgraded, lambda up: up.revision == merged.landed, timeout=PATIENCE)
             note.text = self._digest_is_the_same()
 
-    async def _merged(self, head: str) -> ChangeMerged:
-        """Raises NotAsPromised when the change with this head was rejected instead."""
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            for merged in self._log.all(ChangeMerged):
-                if merged.head == head:
-                    return merged
-            for rejected in self._log.all(CandidateRejected):
-                if rejected.head == head:
-                    said = "; ".join(str(problem) for problem in rejected.problems)
-                    raise NotAsPromised(f"the good change was rejected: {rejected.reason}: {said}")
-            if time.monotonic() > deadline:
-                raise NotAsPromised(f"the change did not land within {PATIENCE:.0f} s")
-            await self._wait_for_more()
+    async def _comes(self, event: type[E], head: str) -> E:
+        """The first of these of the change with this head; raises NotAsPromised when it is rejected instead."""
+
+        def ends(each: Event) -> bool:
+            return isinstance(each, event | CandidateRejected) and getattr(each, "head", "") == head
+
+        found = await self._log.wait_for(Event, ends, timeout=PATIENCE)
+        if isinstance(found, event):
+            return found
+        assert isinstance(found, CandidateRejected)
+        said = "; ".join(str(problem) for problem in found.problems)
+        raise NotAsPromised(f"the good change was rejected: {found.reason}: {said}")
 
     async def _rejected(self, head: str) -> CandidateRejected:
         return await self._log.wait_for(CandidateRejected, lambda event: event.head == head, timeout=PATIENCE)
-
-    async def _wait_for_more(self) -> None:
-        import asyncio
-
-        if not await self._log.read():
-            await asyncio.sleep(0.02)
 
     def _digest_is_the_same(self) -> str:
         kustomization = self._work.git("show", "refs/heads/main:deploy/kustomization.yaml", cwd=self._work.remote)

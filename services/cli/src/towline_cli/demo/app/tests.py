@@ -5,7 +5,7 @@ from app import greeting
 
 class GreetingTest(unittest.TestCase):
     def test_a_name_is_greeted(self) -> None:
-        self.assertEqual(greeting("towline"), "hello, towline")  # noqa: PT009 - the library's own way
+        self.assertEqual(greeting("towline"), "hello, towline")
 
 
 if __name__ == "__main__":
