@@ -23,7 +23,7 @@ from towline.events import (
     Problem,
     Purpose,
 )
-from towline.project.model import ImageSpec
+from towline.project.model import MOST_IMAGES, ImageSpec
 from towline_image_builder.decide import FRESH, Target, decide
 from towline_image_builder.messages import Build, Cancel, ImageBuilt, ImageFailed, ImageLost, ImagePushed, Push
 from towline_image_builder.state import BuilderState
@@ -204,6 +204,17 @@ def test_a_failed_image_fails_the_candidate_once_the_others_are_done() -> None:
     finished = lane.finished()
     assert (finished.outcome, finished.problems, finished.log) == (Outcome.FAILURE, (problem,), "sha256:log")
     assert [each.name for each in finished.images] == ["web"]
+
+
+def test_problems_of_many_images_stay_within_what_an_event_carries() -> None:
+    lane = Lane()
+    lane.feed(created(images=tuple(ImageSpec(name=f"image-{number}") for number in range(MOST_IMAGES))))
+    for build in [each.build for each in lane.effects(Build)]:  # type: ignore[attr-defined]
+        problem = Problem(message="x" * 4000, file="y" * 1000)
+        lane.feed(ImageFailed(build=build, outcome=Outcome.FAILURE, problems=(problem,)))
+
+    assert 0 < len(lane.finished().problems) < MOST_IMAGES
+    assert len(lane.finished().model_dump_json()) < 100_000
 
 
 def test_a_failure_is_not_remembered() -> None:

@@ -27,6 +27,7 @@ from towline.events import (
     Outcome,
     Problem,
     Purpose,
+    within_bounds,
 )
 from towline.ids import digest_of
 from towline.project.model import ImageSpec
@@ -286,7 +287,7 @@ class _Turn:
             )
             update = {
                 "images": images,
-                "problems": (*candidate.problems, *problems),
+                "problems": within_bounds((*candidate.problems, *problems)),
                 "outcome": min(candidate.outcome, outcome, key=_WORST.index),
             }
             self.candidates[name] = candidate.model_copy(update=update)
@@ -303,7 +304,7 @@ class _Turn:
             **self._of(candidate),
             outcome=outcome or candidate.outcome,
             images=tuple(images) if outcome is None else (),
-            problems=(*candidate.problems, *problems),
+            problems=within_bounds((*candidate.problems, *problems)),
             log=candidate.log,
             build_seconds=candidate.build_seconds,
             push_seconds=candidate.push_seconds,
