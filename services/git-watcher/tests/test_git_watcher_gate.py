@@ -408,6 +408,20 @@ def test_branches_are_worked_off_in_the_order_of_the_settings() -> None:
     assert [each.target for each in asked if isinstance(each, ComputeCandidate)] == list(names)
 
 
+def test_a_change_that_a_cut_reading_leaves_out_is_not_abandoned() -> None:
+    """Whoever pushed enough refs with older dates could have everybody else's changes told as deleted."""
+    ours = OpenRef(ref=ref_of("ours"), head=commit("ours"))
+    theirs = tuple(OpenRef(ref=ref_of(f"theirs-{number}"), head=commit("theirs", str(number))) for number in range(3))
+    state = WatcherState()
+    for number, (changes, cut) in enumerate((((ours,), False), (theirs, True), (theirs, False))):
+        read = RefsRead(repo=REPO, epoch=0, branches={"main": commit("begin")}, changes=changes, cut=cut)
+        decision = decide(WATCHED, state, Envelope(read, f"e{number}", "t", NOW, REPO), NOW)
+        assert decision.state is not None
+        state = decision.state
+        abandoned = [event for event in decision.events if isinstance(event, ChangeAbandoned)]
+        assert len(abandoned) == (0 if cut or number == 0 else 1)
+
+
 def test_however_much_moves_at_once_a_turn_stays_small() -> None:
     """Every change under its longest name got a new head in one push, and what that said was over one append."""
     service = Service(flow.WATCHER, WatcherState, partial(decide, WATCHED))

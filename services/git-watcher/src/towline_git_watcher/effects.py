@@ -54,7 +54,9 @@ class Handlers:
         if found.left_out and self._told_left_out.get(effect.repo) != found.left_out:
             log.warning("refs are left out", extra={"repo": effect.repo, "count": found.left_out})
         self._told_left_out[effect.repo] = found.left_out
-        return RefsRead(repo=effect.repo, epoch=effect.epoch, branches=found.branches, changes=found.changes)
+        return RefsRead(
+            repo=effect.repo, epoch=effect.epoch, branches=found.branches, changes=found.changes, cut=found.cut
+        )
 
     async def compute_candidate(self, effect: ComputeCandidate, _: EffectContext) -> Event:
         mirror = self._mirror(effect.repo)

@@ -42,6 +42,7 @@ class RefsRead(Event):
     epoch: int = Field(description="Of the state that asked; a landing since then makes the reading old.")
     branches: dict[str, str] = Field(description="Gated branch → its tip; one that does not exist is absent.")
     changes: tuple[OpenRef, ...]
+    cut: bool = Field(False, description="There are more changes than are told: one that is absent may still be there.")
 
     @property
     def subject(self) -> str:

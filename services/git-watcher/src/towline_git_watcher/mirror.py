@@ -43,6 +43,8 @@ class Refs:
     changes: tuple[OpenRef, ...]
     left_out: int
     """Changes over the limit, and refs whose names are not taken."""
+    cut: bool = False
+    """Some were left out for the limit."""
 
 
 class Mirror:
@@ -125,6 +127,7 @@ class Mirror:
         branches: dict[str, str] = {}
         changes: list[OpenRef] = []
         left_out = size = 0
+        cut = False
         for id, name, title, author in _records(fields.out):
             ref = "refs/heads/" + name.removeprefix(HEADS)
             branch = ref.removeprefix("refs/heads/")
@@ -138,7 +141,8 @@ class Mirror:
                     changes.append(found)
                 else:
                     left_out += 1
-        return Refs(branches, tuple(changes), left_out)
+                    cut = cut or taken
+        return Refs(branches, tuple(changes), left_out, cut)
 
     def holds(self, *commits: str) -> bool:
         """True when the mirror has all of these objects."""

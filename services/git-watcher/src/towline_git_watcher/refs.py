@@ -18,6 +18,10 @@ MOST_AT_ONCE = 50
 """Changes that begin, go on or end in one turn, so that its batch stays small; the rest is read again."""
 
 
+MOST_KNOWN = 500
+"""Changes of a repository; a new one beyond them waits. Where a reading is cut, known ones that it leaves out stay."""
+
+
 def on_read(turn: Settling, event: RefsRead, gated: Sequence[str]) -> None:
     turn.reading = False
     if any(change.step is Step.LANDING for change in turn.changes.values()):
@@ -30,8 +34,14 @@ def on_read(turn: Settling, event: RefsRead, gated: Sequence[str]) -> None:
         branch = turn.branches.get(name, Branch())
         turn.branches[name] = branch.model_copy(update={"tip": event.branches.get(name) if name in gated else None})
     found = {each.ref: each for each in event.changes if target_of(each.ref, gated) in gated}
-    gone = [change for ref, change in turn.changes.items() if ref not in found]
-    moved = [each for ref, each in found.items() if ref not in turn.changes or turn.changes[ref].head != each.head]
+    gone = [
+        change
+        for ref, change in turn.changes.items()
+        if ref not in found and (not event.cut or change.target not in gated)
+    ]
+    known = [each for ref, each in found.items() if ref in turn.changes and turn.changes[ref].head != each.head]
+    new = [each for ref, each in found.items() if ref not in turn.changes]
+    moved = known + new[: max(0, MOST_KNOWN - len(turn.changes))]
     for change in gone[:MOST_AT_ONCE]:
         turn.abandon(change, _why_gone(change, gated))
     for each in moved[: max(0, MOST_AT_ONCE - len(gone))]:
