@@ -99,3 +99,8 @@ def test_an_artifact_is_named_by_its_package_url() -> None:
 
 def test_outcomes_are_words_of_cdevents() -> None:
     assert {outcome.value for outcome in Outcome} - {"unknown"} == {"success", "failure", "error", "cancel"}
+
+
+def test_an_event_that_could_not_be_read_back_is_refused_when_it_is_defined() -> None:
+    with pytest.raises(TypeError, match="may be None and is required"):
+        type("Lost", (Event,), {"__annotations__": {"paths": tuple[str, ...] | None}})

@@ -71,6 +71,16 @@ async def test_without_pins_the_candidate_itself_lands(top: Path, bus: Bus, clon
     assert [each.purpose for each in running.log.all(CandidateCreated)] == [Purpose.GATE]
 
 
+async def test_a_change_of_more_paths_than_an_event_tells_lands_all_the_same(top: Path, bus: Bus, clone: Clone) -> None:
+    """None instead of the paths was not written and could not be read back: the gate stood still for good."""
+    many: dict[str, str | None] = {f"{i:03}{'x' * 200}": "1" for i in range(400)}
+    clone.push(clone.commit("x", many), "refs/heads/for/main/x")
+    async with line(top, bus, clone.remote, Verdicts()) as running:
+        merged = await running.log.wait_for(ChangeMerged)
+    assert clone.at("main") == merged.landed
+    assert {each.changed_paths for each in running.log.all(CandidateCreated)} == {None}
+
+
 async def test_a_push_while_nobody_runs_is_found_at_the_start(top: Path, bus: Bus, clone: Clone) -> None:
     async with line(top, bus, clone.remote, Verdicts()) as running:
         await running.until_ready()

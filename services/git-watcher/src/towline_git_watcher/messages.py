@@ -68,7 +68,7 @@ class CandidateComputed(AboutChange):
     tree: str
     source_tree: str
     snapshot: str
-    changed_paths: tuple[str, ...] | None
+    changed_paths: tuple[str, ...] | None = Field(None, description="None: too many to be told.")
     jobs: tuple[Job, ...] = ()
     manifests: tuple[str, ...] = ()
     images: tuple[ImageSpec, ...] = ()

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar, Self
+from types import NoneType
+from typing import Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -75,6 +76,14 @@ class Part(BaseModel):
     """A value inside an event: immutable, and lenient to fields from a newer version."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """None is not written, so a field that may be None and has no default could not be read back."""
+        super().__pydantic_init_subclass__(**kwargs)
+        for name, field in cls.model_fields.items():
+            if field.is_required() and NoneType in get_args(field.annotation):
+                raise TypeError(f"{cls.__name__}.{name} may be None and is required; make None its default")
 
 
 class Problem(Part):
