@@ -101,9 +101,18 @@ def test_a_second_demo_of_a_name_is_refused_with_it(lab_instance: lab.Instance, 
     assert lab_instance.is_running
 
 
+def _hears_ctrl_c() -> None:
+    """As in a terminal; what a shell starts in the background inherits that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_it_in_order(name: str, home: Path) -> None:
     with subprocess.Popen(
-        command("demo", "--name", name), stdout=subprocess.PIPE, text=True, start_new_session=True
+        command("demo", "--name", name),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=_hears_ctrl_c,
     ) as demo:
         assert demo.stdout is not None
         for line in demo.stdout:
