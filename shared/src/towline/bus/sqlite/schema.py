@@ -9,6 +9,7 @@ import os
 import sqlite3
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from towline.bus.port import BusDown
@@ -67,10 +68,15 @@ CREATE TABLE leases (
 
 
 def create_file(path: Path) -> None:
-    """Make the file readable by its owner alone; SQLite gives its WAL the same mode."""
+    """Make the file readable by its owner alone; SQLite gives its WAL the same mode.
+
+    A file that is there is not opened here: closing it again would take this process's own locks away from whoever in
+    it has the file open, and others would then write over them (sqlite.org/howtocorrupt.html, section 2.2).
+    """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except OSError as error:
         raise Permanent(f"the bus file {path} cannot be opened: {error.strerror}") from error
 
