@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from towline_cli import lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 POINTS = [
     "git-watcher stored",
@@ -127,6 +127,9 @@ def test_a_change_arrives_exactly_once_although_the_process_was_killed(
         log = asyncio.run(_see(way, ChangeMerged, head=head))
         (merged,) = {event for event in log.all(ChangeMerged) if event.head == head}
         log = asyncio.run(_see(way, SyncFinished, ServiceUpgraded, revision=merged.landed))
+    except TimeoutError:
+        print(way.local.log.read_text()[-8000:])
+        raise
     finally:
         way.towline.stop()
 
