@@ -179,6 +179,19 @@ async def test_a_broken_project_file_on_the_target_can_be_mended(jailed: Jail) -
     assert answer.header["pinned"] is True
 
 
+async def test_a_pin_that_cannot_be_written_is_refused_with_the_change_that_brings_it(jailed: Jail) -> None:
+    """The target's rules count, so the mistake landed, and every change after it was refused in its place."""
+    clone = jailed.clone
+    good = clone.show("main:.towline.yaml")
+    bad = good.replace("deploy/kustomization.yaml", "deploy/nowhere.yaml")
+    assert bad != good
+    said = await jailed.refused(clone.commit("Misspell", {".towline.yaml": bad}))
+    assert "deploy/nowhere.yaml: the file with the pinned field does not exist" in said
+    moved = {".towline.yaml": bad, "deploy/nowhere.yaml": clone.show("main:deploy/kustomization.yaml")}
+    answer = await jailed.candidate(clone.commit("Move", moved))
+    assert answer.header["pinned"] is True
+
+
 async def test_unrelated_and_unknown_commits_are_told(jailed: Jail) -> None:
     clone = jailed.clone
     alone = clone.git("commit-tree", "-m", "alone", clone.git("rev-parse", "origin/main^{tree}"))

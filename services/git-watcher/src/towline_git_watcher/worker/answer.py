@@ -48,6 +48,8 @@ def candidate(repository: Repository, request: Request) -> Answer:
     files = read_listing(repository, tree, request["files"], request["bytes"])
     contents = merge.contents(repository, files)
     project = _project(contents)
+    # Also where the target's rules count: else a mistake lands, and what is refused is every change after it.
+    _with(pins.rules(None, project), contents, pins.CONSTANT, project)
     rules = pins.rules(_target(repository, base), project)
     constant, _ = _with(rules, contents, pins.CONSTANT, project)
     source_tree = repository.rewritten(tree, _raw(constant)) if constant else tree
