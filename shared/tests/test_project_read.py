@@ -104,6 +104,15 @@ def test_an_unknown_key_with_no_near_one_is_refused_with_all_that_exist() -> Non
             "jobs:\n  a:\n    run: x\n    timeout: 5\n",
             "4: `jobs.a.timeout`: a duration is a whole number and a unit: 90s, 10m or 1h",
         ),
+        ("jobs:\n  a:\n    run: x\n    timeout: 25h\n", "4: `jobs.a.timeout`: a job may run for at most 24h"),
+        (
+            'jobs:\n  a:\n    run: x\n    env: {A: "b\\0"}\n',
+            "4: `jobs.a.env.A`: a character NUL stands here, which no program can be given",
+        ),
+        (
+            'jobs:\n  a:\n    run: "x\\0"\n',
+            "3: `jobs.a.run.0`: a character NUL stands here, which no program can be given",
+        ),
         (
             "jobs:\n  a:\n    run: x\n    env: {1x: y}\n",
             "4: `jobs.a.env.1x`: expected a name: letters, digits and underscores, no digit first",

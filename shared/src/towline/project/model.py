@@ -17,7 +17,16 @@ Name = Annotated[
 ]
 MOST_JOBS, MOST_IMAGES = 100, 50
 """One record of a consumer's state keeps all of a candidate's jobs with how they went, and one event all its images."""
-Text = Annotated[str, Field(min_length=1, max_length=65_536)]
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a character NUL stands here, which no program can be given")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1, max_length=65_536), AfterValidator(_no_nul)]
+EnvValue = Annotated[str, AfterValidator(_no_nul)]
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256)]
 
 
@@ -37,6 +46,8 @@ RepoPath = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_
 
 _DURATION = re.compile(r"([0-9]{1,6})(s|m|h)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
+LONGEST_JOB = 24 * 3600
+"""Seconds; a job holds the gate of everybody for as long as it runs."""
 
 
 def seconds_of(text: str) -> int:
@@ -48,7 +59,8 @@ def seconds_of(text: str) -> int:
 
 
 def _duration(text: str) -> str:
-    seconds_of(text)
+    if seconds_of(text) > LONGEST_JOB:
+        raise ValueError("a job may run for at most 24h")
     return text
 
 
@@ -73,7 +85,7 @@ class Job(Strict):
     run: tuple[Text, ...] = Field(min_length=1, description="Shell lines, run by one `sh -e`; one string or a list.")
     needs: tuple[Name, ...] = Field((), description="Jobs that must have passed before.")
     when: When = Field(When(), description="Conditions; without them the job always runs.")
-    env: dict[EnvName, str] = Field(default_factory=dict, description="Environment of the job; no secrets.")
+    env: dict[EnvName, EnvValue] = Field(default_factory=dict, description="Environment of the job; no secrets.")
     timeout: Duration = Field("10m", description="Wall time: 90s, 10m, 1h.")
 
 
@@ -98,7 +110,7 @@ class ImageSpec(Strict):
     name: Name = Field(description="The key under `images`; also the name of the repository in the registry.")
     context: RepoPath = Field(".", description="Folder that the build may copy from.")
     dockerfile: RepoPath = Field("Dockerfile", description="Path from the top of the repository.")
-    args: dict[EnvName, str] = Field(default_factory=dict, description="Build arguments; no secrets.")
+    args: dict[EnvName, EnvValue] = Field(default_factory=dict, description="Build arguments; no secrets.")
     pins: tuple[Pin, ...] = Field((), description="Where the digest is written at landing.")
 
 
