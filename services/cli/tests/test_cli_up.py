@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from towline_cli import compose
+from towline_cli import compose, up
 from towline_cli.application import Applying, application
+from towline_cli.local import LocalInstance
 from towline_cli.settings import read
 
 KUBECONFIG = """
@@ -55,6 +56,25 @@ async def test_an_application_that_is_refused_is_said_and_tried_again(
     assert applying.waits() is None
     assert [record.message for record in caplog.records] == ["the Application is refused; it is tried again"]
     await runner.cleanup()
+
+
+def test_a_new_instance_renders_with_the_kustomize_that_was_built_here(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`towline validate` took it, and the server behind `towline up` refused every kustomization for want of one."""
+    (tmp_path / "cache" / "bin").mkdir(parents=True)
+    built = tmp_path / "cache" / "bin" / "kustomize"
+    built.touch()
+    monkeypatch.setenv("TOWLINE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("shutil.which", lambda name: None if name == "kustomize" else f"/usr/bin/{name}")
+    instance = LocalInstance("fresh")
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.touch()
+
+    up.make(instance, None, "127.0.0.1:5000", kubeconfig)
+
+    settings = read(instance.config, {})
+    assert (settings.ci_runner.kustomize, Path(str(settings.reconciler.kustomize))) == (built, built)
 
 
 async def test_whoever_cannot_be_told_that_all_has_started_ends_it(shop: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from towline.errors import BadInput
 from towline_cli import local_registry
 from towline_cli.lab import progress_on
+from towline_cli.lab.cache import Cache
 from towline_cli.local import LocalInstance, Surroundings
 
 if TYPE_CHECKING:
@@ -34,14 +35,14 @@ def up(
     instance = LocalInstance(name)
     with instance.only():
         if not instance.exists():
-            _make(instance, bus, registry, cluster)
+            make(instance, bus, registry, cluster)
         elif told:
             raise BadInput(f"instance {name!r} is there already; instead of {told[0]}, edit {instance.config}")
         with local_registry.running(instance):
             asyncio.run(_run(instance.config, instance))
 
 
-def _make(instance: LocalInstance, bus: str | None, registry: str | None, cluster: Path | None) -> None:
+def make(instance: LocalInstance, bus: str | None, registry: str | None, cluster: Path | None) -> None:
     if bus is not None and not bus.startswith(BUSES):
         raise BadInput(f"{bus!r} is no bus; expected sqlite:///<path> or kafka://<host:port>")
     if cluster is not None and not cluster.is_file():
@@ -51,7 +52,9 @@ def _make(instance: LocalInstance, bus: str | None, registry: str | None, cluste
 
         local_registry.install(progress_on(Console(stderr=True)))
         registry = local_registry.prepare(instance)
-    instance.create(Surroundings(registry=registry, kubeconfig=cluster.absolute() if cluster else None, bus=bus))
+    kubeconfig = cluster.absolute() if cluster else None
+    kustomize = Cache.default().kustomize()
+    instance.create(Surroundings(registry=registry, kubeconfig=kubeconfig, bus=bus, kustomize=kustomize))
 
 
 async def _run(config: Path, instance: LocalInstance | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ def validate(folder: Path) -> int:
     """Print every problem as `file:line: message`; 0 when there is none, else 1."""
     if not folder.is_dir():
         raise BadInput(f"{folder} is no folder; give the top of a work tree")
-    problems = check_folder(folder, CiRunnerSettings(kustomize=_kustomize()))
+    problems = check_folder(folder, CiRunnerSettings(kustomize=Cache.default().kustomize()))
     for problem in problems:
         sys.stdout.write("".join(f"{printable(line)}\n" for line in str(problem).splitlines()))
     said = (
@@ -27,9 +26,3 @@ def validate(folder: Path) -> int:
     )
     sys.stdout.write(said + "\n")
     return 1 if problems else 0
-
-
-def _kustomize() -> Path | None:
-    """The one that `make demo` built, where the PATH has none."""
-    built = Cache.default().bin / "kustomize"
-    return built if shutil.which("kustomize") is None and built.exists() else None

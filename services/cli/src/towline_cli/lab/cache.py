@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -34,6 +35,11 @@ class Cache:
     def bin(self) -> Path:
         """Built binaries and the links that name their parts."""
         return self.folder / "bin"
+
+    def kustomize(self) -> Path | None:
+        """The one built here, where the PATH has none."""
+        built = self.bin / "kustomize"
+        return built if shutil.which("kustomize") is None and built.exists() else None
 
     @property
     def go_modules(self) -> Path:
