@@ -112,6 +112,12 @@ def test_a_change_for_a_branch_that_is_not_gated_is_refused_naming_those_that_ar
     assert "expected refs/heads/for/<branch>/<topic>; gated branches are: main, release/1.0." in said
 
 
+def test_a_branch_in_the_place_of_all_changes_is_refused(guarded: Clone) -> None:
+    """Where no change was open Git took it, and no ref below refs/heads/for/ could be made any more."""
+    said = refusal(guarded, "origin", f"{guarded.at('main')}:refs/heads/for")
+    assert "expected refs/heads/for/<branch>/<topic>" in said
+
+
 def test_a_branch_with_a_slash_is_gated_too(guarded: Clone) -> None:
     commit = guarded.commit("x", {"app.py": "1"})
     guarded.push(commit, "refs/heads/release/1.0")

@@ -32,7 +32,7 @@ while read -r old new ref; do
 		case $old in *[!0]*) ;; *) continue ;; esac # an empty repository may get its first commits
 		gated="$gated$old $new $ref
 " ;;
-	refs/heads/for/*)
+	refs/heads/for | refs/heads/for/*)
 		case $new in *[!0]*) ;; *) continue ;; esac # deleting it abandons the change
 		case $ref in
 @TOPICS@
