@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import statistics
 from collections.abc import AsyncIterator
@@ -210,6 +211,22 @@ async def test_drift_of_every_kind_is_repaired(here: Ground, source: SourceRepos
         assert await here.kubectl("get", "configmap", "a", "--output", "jsonpath={.data.value}") == "1"
         assert await here.kubectl("get", "secret", "s", "--output", "jsonpath={.data.key}") == "aGlkZGVu"
         assert len(here.log.all(DriftDetected)) == len(kinds)
+
+
+async def test_an_object_whose_repair_was_refused_is_made_anew_as_soon_as_it_is_gone(
+    here: Ground, source: SourceRepository
+) -> None:
+    """It stayed away for the rest of the half minute after which a refused repair is tried again."""
+    source.push({"deploy/a.yaml": config_map("a")})
+    async with here.reconciler():
+        await here.application("shop", source)
+        await here.log.wait_for(ServiceDeployed)
+        await here.kubectl("patch", "configmap", "a", "--patch", '{"immutable":true,"data":{"value":"by hand"}}')
+        await here.log.wait_for(DriftDetected)
+        await here.kubectl("delete", "configmap", "a")
+        async with asyncio.timeout(15):
+            await _count(here, DriftRepaired, 1)
+        assert await here.kubectl("get", "configmap", "a", "--output", "jsonpath={.data.value}") == "1"
 
 
 async def test_drift_is_repaired_fast(here: Ground, source: SourceRepository) -> None:

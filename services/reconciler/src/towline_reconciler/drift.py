@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from towline.errors import DependencyDown
@@ -45,6 +46,8 @@ class DriftWatch:
         self._report = report
         self._wanted: Wanted | None = None
         self._repairs: dict[ObjectId, asyncio.Task[None]] = {}
+        self._refused: dict[ObjectId, asyncio.Event] = {}
+        """Whose repair was refused and is tried again later; set when the object has gone, which ends the reason."""
         self._contests: dict[ObjectId, Contest] = {}
         self._open: set[ObjectId] = set()
         """Told as drift, and not yet as repaired."""
@@ -84,6 +87,8 @@ class DriftWatch:
             task = asyncio.create_task(self._repair(id, at), name=f"repair {id}")
             self._repairs[id] = task
             task.add_done_callback(lambda _: self._repairs.pop(id, None))
+        elif record is None and id in self._refused:
+            self._refused[id].set()
 
     def reported(self, id: ObjectId) -> None:
         """It differs, and is only to be told."""
@@ -113,7 +118,7 @@ class DriftWatch:
             except Rejected as error:
                 self._seen(id, fields)
                 log.warning("a repair was refused", extra={"object": str(id), "error": str(error)})
-                await asyncio.sleep(_AFTER_REFUSAL)
+                await self._again_later(id)
                 continue
             now = time.monotonic()
             self._contests[id] = contest = contest.repaired(now)
@@ -123,6 +128,14 @@ class DriftWatch:
             else:
                 self._ended(id, fields, now - at)
             at = time.monotonic()
+
+    async def _again_later(self, id: ObjectId) -> None:
+        gone = self._refused[id] = asyncio.Event()
+        try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(gone.wait(), _AFTER_REFUSAL)
+        finally:
+            del self._refused[id]
 
     def _fights(self, id: ObjectId) -> bool:
         return self._contests.get(id, Contest()).is_fight
