@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from towline import flow
+from towline_cli.show import application_lines
 from towline_cli.view import progress, timeline
 from towline_cli.view.facts import TOPICS, Fact, short_name
 
@@ -88,3 +89,13 @@ def test_an_application_is_known_by_its_last_health() -> None:
     assert progress.applications(log)["lab/default/hello"].health == "healthy"
     removed = Fact("service.removed", "2", START, app)
     assert progress.applications([*log, removed]) == {}
+
+
+def test_an_application_says_what_differs_from_git_until_it_is_repaired() -> None:
+    """A repair that the cluster refuses was seen in the log of the reconciler alone; status said healthy."""
+    drift = {"application": "lab/default/hello", "revision": "e" * 40, "object": "ConfigMap default/conf"}
+    seen = Fact("drift.detected", "1", START, drift)
+    [view] = progress.applications([seen]).values()
+    assert "ConfigMap default/conf differs from Git and is not repaired yet" in "".join(application_lines(view))
+    [view] = progress.applications([seen, Fact("drift.repaired", "2", START, drift)]).values()
+    assert view.drifts == ()

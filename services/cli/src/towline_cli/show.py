@@ -95,7 +95,8 @@ def problem_lines(problem: str) -> list[str]:
 
 def application_lines(view: progress.ApplicationView) -> list[str]:
     lines = [f"{view.health:<9} {view.application}  at {view.revision[:12]}"]
-    details = (view.says, *(short_digests(image) for image in view.images), *view.problems)
+    drifts = (f"{each} differs from Git and is not repaired yet" for each in view.drifts)
+    details = (view.says, *(short_digests(image) for image in view.images), *view.problems, *drifts)
     return [*lines, *(f"          {said}" for said in details if said)]
 
 

@@ -39,6 +39,8 @@ class ApplicationView:
     says: str = ""
     images: tuple[str, ...] = ()
     problems: tuple[str, ...] = field(default=())
+    drifts: tuple[str, ...] = ()
+    """Objects that differ from Git and were not repaired."""
 
 
 _WAITS = {"pipelinerun.finished": "its tests", "build.finished": "its images"}
@@ -126,6 +128,10 @@ def applications(facts: Iterable[Fact]) -> dict[str, ApplicationView]:
                 view = replace(view, images=tuple(fact.data.get("images", ())))
             case "sync.finished":
                 view = replace(view, problems=tuple(problem_line(p) for p in fact.data.get("problems", ())))
+            case "drift.detected" | "drift.repaired":
+                object = str(fact.data["object"])
+                others = tuple(each for each in view.drifts if each != object)
+                view = replace(view, drifts=(*others, object) if fact.name == "drift.detected" else others)
             case "service.removed":
                 views.pop(name, None)
                 continue
