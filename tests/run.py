@@ -214,8 +214,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("what", choices=("check", "fast", "all", "nightly"))
     parser.add_argument("-k", dest="name", default="", help="run only tests matching this, as pytest -k does")
     chosen = parser.parse_args(arguments)
-    if chosen.what == "nightly":
-        os.environ["TOWLINE_PROFILE"] = "nightly"
+    if chosen.what in ("fast", "nightly"):
+        os.environ["TOWLINE_PROFILE"] = chosen.what  # how many examples Hypothesis generates, see conftest.py
     if chosen.what == "check":
         outcomes = [run_checks()]
     else:

@@ -497,5 +497,5 @@ class Histories(RuleBasedStateMachine):
                 assert {verdict for (run, _), verdict in last.items() if run == event.run} <= ROOT_CAUSES
 
 
-Histories.TestCase.settings = settings(stateful_step_count=20)
+Histories.TestCase.settings = settings(max_examples=5 * settings().max_examples, stateful_step_count=20)
 TestHistories = Histories.TestCase

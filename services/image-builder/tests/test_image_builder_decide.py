@@ -416,4 +416,4 @@ class Candidates(RuleBasedStateMachine):
 
 
 TestCandidates = Candidates.TestCase
-TestCandidates.settings = settings(max_examples=500, stateful_step_count=12, deadline=None)
+TestCandidates.settings = settings(max_examples=5 * settings().max_examples, stateful_step_count=12, deadline=None)
