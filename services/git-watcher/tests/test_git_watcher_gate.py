@@ -118,22 +118,7 @@ class Gate(RuleBasedStateMachine):
                 assert said.change in self.open
                 self.open[said.change] = None
             case CandidateCreated():
-                key = (said.change, said.candidate)
-                earlier = self.live.get(key)
-                if earlier is not None and not self.ended(earlier):  # else its author came back to a head
-                    assert (earlier.purpose, said.purpose) == (Purpose.CHECK, Purpose.GATE)
-                assert not [
-                    live
-                    for live in self.live.values()
-                    if live.change == said.change
-                    and live.purpose is said.purpose
-                    and live.candidate != said.candidate
-                    and said.purpose is Purpose.GATE
-                ], "replaced without being superseded"
-                self.live[key] = said
-                self.good.pop(f"{said.candidate} {said.purpose}", None)
-                if said.purpose is not Purpose.CHECK:
-                    self.good.pop(said.candidate, None)
+                self.on_created(said)
             case CandidateSuperseded():
                 gone = self.live.pop((said.change, said.candidate), None)
                 assert gone is not None, "superseded what was not told"
@@ -150,6 +135,24 @@ class Gate(RuleBasedStateMachine):
                     for key in [key for key in self.live if key[0] == said.change]:
                         if isinstance(said, ChangeMerged) or self.ended(self.live[key]):
                             del self.live[key]
+
+    def on_created(self, said: CandidateCreated) -> None:
+        key = (said.change, said.candidate)
+        earlier = self.live.get(key)
+        if earlier is not None and not self.ended(earlier):  # else its author came back to a head
+            assert (earlier.purpose, said.purpose) == (Purpose.CHECK, Purpose.GATE)
+        assert not [
+            live
+            for live in self.live.values()
+            if live.change == said.change
+            and live.purpose is said.purpose
+            and live.candidate != said.candidate
+            and said.purpose is Purpose.GATE
+        ], "replaced without being superseded"
+        self.live[key] = said
+        self.good.pop(f"{said.candidate} {said.purpose}", None)
+        if said.purpose is not Purpose.CHECK:
+            self.good.pop(said.candidate, None)
 
     def ended(self, candidate: CandidateCreated) -> bool:
         return {"pipeline!", "build!"} <= self.good.get(f"{candidate.candidate} {candidate.purpose}", set())
