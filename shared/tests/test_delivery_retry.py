@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +27,12 @@ def test_a_permanent_error_is_given_up_at_once() -> None:
 
 def test_a_dependency_that_is_down_is_waited_for_without_end() -> None:
     assert isinstance(retry(DependencyDown("away"), 10_000, "x"), Again)
+
+
+def test_a_full_disk_is_waited_for_and_no_change_is_rejected_for_it() -> None:
+    """Each change was rejected within a second as a bug, and its author told to push again."""
+    assert isinstance(retry(OSError(errno.ENOSPC, "No space left on device"), 10_000, "x"), Again)
+    assert isinstance(retry(OSError(errno.ENOENT, "gone"), 10_000, "x"), GiveUp)
 
 
 def test_something_retryable_ends_and_says_after_how_many_tries() -> None:

@@ -6,6 +6,7 @@ the id of what is tried, so a replay waits the same. A breaker is closed, open u
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, replace
 
 from towline.errors import DependencyDown, Permanent, Retryable
@@ -15,6 +16,8 @@ FIRST_DELAY = 0.2
 LONGEST_DELAY = 60.0
 RETRYABLE_TRIES = 10
 BUG_TRIES = 3
+SHORTAGES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""This host has too little of something: no fault of what is tried, and it passes when somebody makes room."""
 OPEN_AFTER = 5
 
 
@@ -32,13 +35,15 @@ class GiveUp:
 def retry(error: Exception, tries: int, id: str) -> Again | GiveUp:
     """What to do after try number `tries` (from 1) failed with `error`.
 
-    A dependency that is down is waited for without end; something retryable ends after RETRYABLE_TRIES; a bug after
+    A dependency that is down and a host that is full are waited for without end; something retryable ends after RETRYABLE_TRIES; a bug after
     BUG_TRIES, in case it was a passing one.
     """
     if isinstance(error, Permanent):
         return GiveUp(str(error))
     if isinstance(error, DependencyDown):
         return Again(error.after if error.after is not None else backoff(tries, id))
+    if isinstance(error, OSError) and error.errno in SHORTAGES:
+        return Again(backoff(tries, id))
     most = RETRYABLE_TRIES if isinstance(error, Retryable) else BUG_TRIES
     if tries >= most:
         said = str(error) if isinstance(error, Retryable) else f"{type(error).__name__} (a bug; see the log)"
