@@ -35,8 +35,8 @@ class GiveUp:
 def retry(error: Exception, tries: int, id: str) -> Again | GiveUp:
     """What to do after try number `tries` (from 1) failed with `error`.
 
-    A dependency that is down and a host that is full are waited for without end; something retryable ends after RETRYABLE_TRIES; a bug after
-    BUG_TRIES, in case it was a passing one.
+    A dependency that is down and a host that is full are waited for without end; something retryable ends after
+    RETRYABLE_TRIES; a bug after BUG_TRIES, in case it was a passing one.
     """
     if isinstance(error, Permanent):
         return GiveUp(str(error))
