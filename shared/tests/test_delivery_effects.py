@@ -228,3 +228,27 @@ def test_what_fails_by_a_passing_reason_is_tried_again_under_the_same_id(tries: 
         assert run.ended == {"each one": Told(head="x")}
 
     virtual.run(scene())
+
+
+def test_what_is_tried_in_vain_is_said_until_it_works() -> None:
+    """A gate stood still for a registry that was away, and the log alone said so."""
+    away = True
+
+    async def registry(effect: Status, _: EffectContext) -> None:
+        if away:
+            raise DependencyDown("registry r.example does not answer")
+
+    async def scene() -> None:
+        nonlocal away
+        run = Run(registry)
+        run.start("each 1")
+        run.start("each 2")
+        await asyncio.sleep(0.1)
+        assert run.effects.delays == [], "it may be over in a moment"
+        await asyncio.sleep(60)
+        assert run.effects.delays == ["registry r.example does not answer"]
+        away = False
+        await asyncio.sleep(300)
+        assert (run.effects.delays, len(run.ended)) == ([], 2)
+
+    virtual.run(scene())

@@ -83,6 +83,10 @@ class Process:
             said.append(reason)
         return said
 
+    def delays(self) -> list[str]:
+        """What is outside and tried in vain, one sentence each. It holds up what needs it, and no readiness."""
+        return [f"{runtime.service.name}: {said}" for runtime in self.runtimes for said in runtime.delays]
+
     async def _until_stopped(self, running: Sequence[asyncio.Task[None]]) -> None:
         stop = asyncio.create_task(self._stop.wait())
         done, _ = await asyncio.wait((stop, *running), return_when=asyncio.FIRST_COMPLETED)
@@ -113,7 +117,8 @@ class Process:
 
     async def _readyz(self, _: web.Request) -> web.Response:
         waits = self.waits()
-        return web.Response(status=503 if waits else 200, text="".join(f"{line}\n" for line in waits) or "ok\n")
+        lines = (*(waits or ["ok"]), *self.delays())
+        return web.Response(status=503 if waits else 200, text="".join(f"{line}\n" for line in lines))
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=metrics.exposition(), headers={"content-type": "text/plain; version=0.0.4"})

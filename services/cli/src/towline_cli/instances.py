@@ -76,7 +76,7 @@ def bus_of(config: Path) -> str:
 
 
 def waits_of(config: Path) -> list[str]:
-    """What keeps a running instance from being ready, one sentence each; empty also where none runs."""
+    """What a running instance waits for outside of it, one sentence each; empty also where none runs."""
     try:
         address = (config.parent / READY).read_text(encoding="ascii").strip()
     except (OSError, ValueError):
@@ -92,4 +92,4 @@ def waits_of(config: Path) -> list[str]:
         return []  # it was killed, and the file is left over
     finally:
         connection.close()
-    return said.splitlines() if answer.status == http.client.SERVICE_UNAVAILABLE else []
+    return [line for line in said.splitlines() if line != "ok"]

@@ -23,7 +23,7 @@ from towline import killpoint
 from towline.delivery.lane import OutboxItem
 from towline.delivery.model import Effect, EffectContext, EffectFailed, Service
 from towline.delivery.resource import Resource, Resources
-from towline.delivery.retry import Again, GiveUp, retry
+from towline.delivery.retry import OPEN_AFTER, Again, GiveUp, retry
 from towline.errors import DependencyDown, TowlineError, redact
 from towline.events.base import Event
 from towline.telemetry import log as logs
@@ -32,6 +32,7 @@ from towline.telemetry import metrics, trace
 log = logging.getLogger(__name__)
 _STOPS_WITHIN = 5.0
 REASON_CHARS = 2000
+DELAY_CHARS = 400
 
 Finished = Callable[[str, OutboxItem, Event | None, str | None], Coroutine[Any, Any, None]]
 """(lane key, item, result, trace context): hand the result back; None when the effect has nothing to tell."""
@@ -60,11 +61,18 @@ class Effects:
         self._heads: dict[tuple[str, str], _Run] = {}
         """Lane and latest-wins name → the one that runs or tries."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._delays: dict[str, str] = {}
+        """Effect that was tried in vain for some time → why."""
         self._stopped = False
 
     @property
     def running(self) -> int:
         return len(self._runs)
+
+    @property
+    def delays(self) -> list[str]:
+        """Why effects are tried again and again, each reason once: what an operator can mend."""
+        return sorted(set(self._delays.values()))
 
     def start(self, lane_key: str, item: OutboxItem) -> None:
         """Begin an effect; one that already runs under this id is left alone. After `stop` it stays in the outbox."""
@@ -124,6 +132,7 @@ class Effects:
         """From here the effect may begin anew, also while this run of it still takes its time to end."""
         if self._runs.get(run.item.id) is run:
             del self._runs[run.item.id]
+            self._delays.pop(run.item.id, None)
         slot = (run.lane_key, run.effect.latest_wins or "")
         if self._heads.get(slot) is run:
             del self._heads[slot]
@@ -184,7 +193,11 @@ class Effects:
                     resource.failed()
                 else:
                     resource.answered()
-                return _decided(run.item, tries, error)
+                decision = _decided(run.item, tries, error)
+                long = tries >= OPEN_AFTER or resource.is_away
+                if isinstance(decision, Again) and long and run.item.id in self._runs:
+                    self._delays[run.item.id] = redact(str(error))[:DELAY_CHARS]
+                return decision
             resource.answered()
             return result, span
 

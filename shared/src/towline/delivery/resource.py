@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 
-from towline.delivery.retry import Breaker
+from towline.delivery.retry import OPEN_AFTER, Breaker
 
 DEFAULT_POOL = 4
 _SHORTEST_WAIT = 0.05
@@ -21,6 +21,11 @@ class Resource:
         self._slots = asyncio.Semaphore(size)
         self._breaker = Breaker()
         self._mended = asyncio.Event()
+
+    @property
+    def is_away(self) -> bool:
+        """Its breaker is not closed."""
+        return self._breaker.failures >= OPEN_AFTER
 
     @asynccontextmanager
     async def admitted(self) -> AsyncIterator[None]:

@@ -97,6 +97,11 @@ class Runtime(Generic[S]):
         if self._failure is not None:
             raise self._failure
 
+    @property
+    def delays(self) -> list[str]:
+        """Why effects are tried again and again."""
+        return self._effects.delays
+
     def stop(self) -> None:
         """Begin to drain; `run` returns when it is done."""
         self._stopping.set()
