@@ -98,6 +98,20 @@ async def test_polling_alone_finds_a_push_where_no_hook_may_be(top: Path, bus: B
     assert not (clone.remote / "towline").exists()
 
 
+async def test_a_change_with_a_malformed_object_is_rejected_and_another_lands(
+    top: Path, bus: Bus, clone: Clone
+) -> None:
+    """Nothing of the repository was read any more until somebody removed the ref."""
+    clone.push(clone.malformed(), "refs/heads/for/main/bad")
+    clone.push(clone.commit("x", {"app.py": "1"}), "refs/heads/for/main/x")
+    async with line(top, bus, clone.remote, Verdicts(), hooks=False, poll="1s") as running:
+        rejected = await running.log.wait_for(CandidateRejected)
+        merged = await running.log.wait_for(ChangeMerged)
+    assert (rejected.change.endswith("!bad"), rejected.stage) == (True, "merge")
+    assert "malformed object; write that commit anew" in rejected.reason
+    assert clone.at("main") == merged.landed
+
+
 def of_topic(topic: str) -> Callable[[CandidateRejected], bool]:
     return lambda each: each.change.endswith(f"!{topic}")
 

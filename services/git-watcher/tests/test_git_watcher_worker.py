@@ -133,12 +133,35 @@ async def test_what_is_told_of_a_hostile_tree_fits_into_an_event(jailed: Jail) -
     assert sum(len(problem.model_dump_json()) for problem in told) < 70_000
 
 
-async def test_a_malformed_object_is_named_and_the_mirror_is_not_emptied_for_it(jailed: Jail) -> None:
+async def test_a_malformed_object_stops_its_own_change_alone(jailed: Jail) -> None:
+    """One fetch of all refs failed for one of them: whoever could push could stop every change of the repository."""
+    clone, mirror = jailed.clone, jailed.mirror
+    await mirror.fetch()
+    clone.push(clone.commit("Before", {"a": "1"}), "refs/heads/for/main/moved")
+    clone.push(clone.malformed(), "refs/heads/for/main/bad")
+    clone.push(clone.malformed(), "refs/heads/for/main/moved", "--force")
+    clone.push(clone.commit("Good", {"a": "b"}), "refs/heads/for/main/good")
+    found = {each.ref.rpartition("/")[2]: each for each in (await mirror.fetch()).changes}
+    assert found.keys() == {"bad", "moved", "good"}
+    assert [name for name, each in found.items() if each.refused] == ["bad", "moved"]
+    assert "malformed object" in found["bad"].refused
+    assert found["good"].title == "Good"
+    assert mirror.holds(clone.at("main"), found["good"].head)
+    clone.push("", "refs/heads/for/main/bad")
+    clone.push(clone.commit("Mended", {"a": "c"}), "refs/heads/for/main/moved", "--force")
+    clone.push(clone.commit("Later", {"a": "d"}), "refs/heads/for/main/good", "--force")
+    for _ in range(2):  # apart, and then together again
+        found = {each.ref.rpartition("/")[2]: each for each in (await mirror.fetch()).changes}
+        assert {name: each.title for name, each in found.items()} == {"good": "Later", "moved": "Mended"}
+
+
+async def test_a_malformed_object_on_a_gated_branch_is_said_and_the_mirror_is_not_emptied(jailed: Jail) -> None:
     await jailed.mirror.fetch()
-    jailed.clone.push(jailed.clone.malformed(), "refs/heads/for/main/x")
-    with pytest.raises(DependencyDown, match=r"malformed object; remove the ref .*missingEmail"):
+    before = jailed.clone.at("main")
+    jailed.clone.push(jailed.clone.malformed(), "refs/heads/main")
+    with pytest.raises(DependencyDown, match=r"malformed object.*missingEmail"):
         await jailed.mirror.fetch()
-    assert jailed.mirror.holds(jailed.clone.at("main"))
+    assert jailed.mirror.holds(before)
 
 
 async def test_a_title_of_any_length_hides_no_change(jailed: Jail) -> None:

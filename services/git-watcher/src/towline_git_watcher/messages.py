@@ -34,6 +34,7 @@ class OpenRef(Part):
     head: str
     title: str = ""
     author: str = ""
+    refused: str = Field("", description="Why its commits cannot even be fetched.")
 
 
 class RefsRead(Event):

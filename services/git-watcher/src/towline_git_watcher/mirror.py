@@ -12,7 +12,7 @@ import asyncio
 import logging
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from towline_git_watcher.settings import RepositorySettings
 log = logging.getLogger(__name__)
 HEADS = "refs/towline/heads/"
 """Where the mirror keeps the other side's refs/heads/."""
+_FETCH = ("--quiet", "--no-tags", "--force", "--no-write-fetch-head", "--no-auto-maintenance")
 _FORMAT = "%(objectname)%00%(refname)%00%(contents:subject)%00%(authorname)%00"
 _WITHOUT_TITLES = "%(objectname)%00%(refname)%00%00%00"
 MOST_TITLES_BYTES = 8 << 20
@@ -35,6 +36,7 @@ MAX_REFS_BYTES = 150_000
 """Of all open changes: one event tells them, and stays under the bus's record limit."""
 TITLE_CHARS = 200
 AUTHOR_CHARS = 100
+REFUSED_CHARS = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class Mirror:
         self._most = most_changes
         self._lock = threading.Lock()
         self._git: Git | None = None
+        self._malformed: dict[str, tuple[str, str]] = {}
+        """Ref that cannot be fetched → (where it stands, why)."""
 
     @property
     def objects(self) -> Path:
@@ -93,6 +97,9 @@ class Mirror:
         return await asyncio.to_thread(self._fetch)
 
     def _fetch(self) -> Refs:
+        if self._malformed:
+            self._fetch_apart()
+            return self._refs()
         answer = self._fetched()
         if answer.code != 0 and _MALFORMED not in answer.err:
             self._listing()  # raises when the other side is the reason
@@ -101,13 +108,48 @@ class Mirror:
             )
             self._empty()
             answer = self._fetched()
-        if answer.code != 0:
+        if _MALFORMED in answer.err:
+            self._fetch_apart()
+        elif answer.code != 0:
             raise self._away(answer)
         return self._refs()
 
     def _fetched(self) -> Answer:
-        options = ("--quiet", "--prune", "--no-tags", "--force", "--no-write-fetch-head", "--no-auto-maintenance")
-        return self._ask("fetch", *options, "--", self.settings.url, f"+refs/heads/*:{HEADS}*")
+        return self._ask("fetch", *_FETCH, "--prune", "--", self.settings.url, f"+refs/heads/*:{HEADS}*")
+
+    def _fetch_apart(self) -> None:
+        """Whatever can be fetched: one malformed object takes a whole fetch with it, and so would stop every change."""
+        listing = self._listing()
+        lines = self.open().run("for-each-ref", "--format=%(objectname) %(refname)", HEADS).text.splitlines()
+        here = {"refs/heads/" + ref.removeprefix(HEADS): id for id, _, ref in (line.partition(" ") for line in lines)}
+        self._malformed = {ref: (id, why) for ref, (id, why) in self._malformed.items() if listing.get(ref) == id}
+        wanted = [ref for ref, id in listing.items() if here.get(ref) != id and ref not in self._malformed]
+        self._forget([ref for ref in here if ref not in listing])  # first: a name may be a folder now
+        self._fetch_these(wanted, listing)
+        self._forget([ref for ref in here if ref in self._malformed])
+
+    def _forget(self, refs: Sequence[str]) -> None:
+        told = "".join(f"delete {HEADS}{ref.removeprefix('refs/heads/')}\n" for ref in refs)
+        self.open().run("update-ref", "--stdin", stdin=told.encode())
+
+    def _fetch_these(self, refs: Sequence[str], listing: Mapping[str, str]) -> None:
+        if not refs:
+            return
+        told = "".join(f"+{ref}:{HEADS}{ref.removeprefix('refs/heads/')}\n" for ref in refs).encode()
+        answer = self._ask("fetch", *_FETCH, "--stdin", "--", self.settings.url, stdin=told)
+        if answer.code == 0:
+            return
+        gated = refs[0].removeprefix("refs/heads/") in self.settings.branches
+        if _MALFORMED not in answer.err or (len(refs) == 1 and gated):
+            raise self._away(answer)
+        if len(refs) > 1:
+            half = len(refs) // 2
+            self._fetch_these(refs[:half], listing)
+            self._fetch_these(refs[half:], listing)
+            return
+        why = why_away(self.repo, answer)[:REFUSED_CHARS]
+        log.warning("a ref holds a malformed object and is left out", extra={"repo": self.repo, "why": why})
+        self._malformed[refs[0]] = (listing[refs[0]], why)
 
     def _empty(self) -> None:
         """In place: workers have the folder of objects mounted."""
@@ -125,20 +167,24 @@ class Mirror:
         except GitTooMuch:  # a title may be of any length, and one of them may not hide all changes
             fields = git.run("for-each-ref", f"--format={_WITHOUT_TITLES}", *order)
         branches: dict[str, str] = {}
+        found: list[OpenRef] = []
+        for id, name, title, author in _records(fields.out):
+            branch = name.removeprefix(HEADS)
+            if branch in self.settings.branches:
+                branches[branch] = id
+            else:
+                title, author = _line(title, TITLE_CHARS), _line(author, AUTHOR_CHARS)
+                found.append(OpenRef(ref=f"refs/heads/{branch}", head=id, title=title, author=author))
+        found += [OpenRef(ref=ref, head=id, refused=why) for ref, (id, why) in self._malformed.items()]
         changes: list[OpenRef] = []
         left_out = size = 0
         cut = False
-        for id, name, title, author in _records(fields.out):
-            ref = "refs/heads/" + name.removeprefix(HEADS)
-            branch = ref.removeprefix("refs/heads/")
-            if branch in self.settings.branches:
-                branches[branch] = id
-            elif ref.startswith(FOR):
-                taken = target_of(ref, self.settings.branches) is not None and is_ref(ref)
-                found = OpenRef(ref=ref, head=id, title=_line(title, TITLE_CHARS), author=_line(author, AUTHOR_CHARS))
-                size += len(found.model_dump_json().encode())
+        for each in found:
+            if each.ref.startswith(FOR):
+                taken = target_of(each.ref, self.settings.branches) is not None and is_ref(each.ref)
+                size += len(each.model_dump_json().encode())
                 if taken and len(changes) < self._most and size <= MAX_REFS_BYTES:
-                    changes.append(found)
+                    changes.append(each)
                 else:
                     left_out += 1
                     cut = cut or taken
@@ -181,9 +227,9 @@ class Mirror:
 
     # -- calls ----------------------------------------------------------------------------------------------------
 
-    def _ask(self, *args: str) -> Answer:
+    def _ask(self, *args: str, stdin: bytes = b"") -> Answer:
         try:
-            return self.open().ask(*args, seconds=self._seconds)
+            return self.open().ask(*args, stdin=stdin, seconds=self._seconds)
         except GitTooMuch as error:
             raise DependencyDown(f"{self.repo}: {error}") from None
 
@@ -212,7 +258,7 @@ def why_away(repo: str, answer: Answer) -> str:
     """One sentence on a call to the other side that failed; what Git said is redacted already."""
     said = str(GitFailed("call", answer)).partition(": ")[2]
     if _MALFORMED in answer.err:
-        return f"the repository {repo} holds a malformed object; remove the ref that it hangs on ({said})"
+        return f"the repository {repo} holds a malformed object; write that commit anew and push again ({said})"
     if "dubious ownership" in answer.err:
         return f"the repository {repo} belongs to another user than Towline's ({said})"
     if any(word in answer.err.lower() for word in _REFUSED):

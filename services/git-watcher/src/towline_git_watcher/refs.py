@@ -70,5 +70,7 @@ def _on_ref(turn: Settling, found: OpenRef, gated: Sequence[str]) -> None:
         turn.supersede(known, "Its author pushed a new head.")
         turn.events.append(ChangeUpdated(**words, previous=known.head))
     turn.enqueue(change)
-    if turn.branches[target].tip is None:
+    if found.refused:
+        turn.reject(turn.changes[found.ref], "merge", found.refused)
+    elif turn.branches[target].tip is None:
         turn.reject(turn.changes[found.ref], "merge", f"There is no branch {target} to land on; push it first.")
