@@ -20,7 +20,7 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from towline.delivery.model import EffectContext
-from towline.errors import BadInput, Permanent
+from towline.errors import BadInput, Permanent, Retryable
 from towline.events import Outcome, Problem
 from towline.ids import digest_of, is_digest
 from towline.store import ArtifactStore
@@ -38,9 +38,19 @@ from towline_image_builder.registry.push import tag_of
 
 FORMAT = "1"
 """Part of every key: raised when the same content would give another image, such as by another way of building."""
+MOST_TRIES = 3
+"""Of a build whose builder stumbles."""
 MOST_KEPT = 64
 """Images kept in this folder; the oldest go first. They hold little beside their bases' blobs."""
 _REMEMBERED = 1000
+
+
+class _Stumbled(Retryable):
+    """The builder failed by itself; `failed` is what is told when it does so again and again."""
+
+    def __init__(self, failed: ImageFailed) -> None:
+        super().__init__("the builder stumbled over itself, which may pass")
+        self.failed = failed
 
 
 class _Refused(Exception):
@@ -77,7 +87,7 @@ class Builds:
         if task := self._running.get(effect.build):
             task.cancel()
 
-    async def build(self, effect: Build, _: EffectContext) -> ImageBuilt | ImageFailed:
+    async def build(self, effect: Build, context: EffectContext) -> ImageBuilt | ImageFailed:
         """Raises NoJail, Permanent, and what the registry's client raises."""
         gone = ImageFailed(build=effect.build, outcome=Outcome.CANCEL)
         if effect.build in self._unwanted:
@@ -85,6 +95,10 @@ class Builds:
         task = self._running[effect.build] = asyncio.create_task(self._build(effect))
         try:
             return await task
+        except _Stumbled as stumbled:
+            if context.tries < MOST_TRIES:
+                raise
+            return stumbled.failed
         except asyncio.CancelledError:
             if effect.build in self._unwanted and not _is_cancelled():
                 return gone
@@ -161,7 +175,10 @@ class Builds:
             found = said.problem_of(
                 image.name, image.dockerfile, answer["steps"], ended.log, ended.exceeded, ended.code
             )
-            return _failed(effect, found, ended.seconds, written)
+            failed = _failed(effect, found, ended.seconds, written)
+            if not ended.exceeded and said.may_pass(ended.log):
+                raise _Stumbled(failed)
+            return failed
         try:
             kept = await asyncio.to_thread(
                 layout.keep, ended.output, self.kept(key), list(bases.values()), most_bytes=self.most_image_bytes

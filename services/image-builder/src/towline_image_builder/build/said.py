@@ -16,6 +16,16 @@ _ERROR = re.compile(r"^(Error: |subprocess exited with status \d+$|time=\"[^\"]*
 _EXIT = re.compile(r"exit status (\d+)")
 
 
+_PASSING = b"sealing memfd copy: Device or resource busy"
+"""Before each step the builder copies itself into memory that cannot be written, and the kernel refuses that for a
+moment when it happens to look at the pages. No fault of the Dockerfile."""
+
+
+def may_pass(output: bytes) -> bool:
+    """True when the builder itself stumbled, at the very end: the same build may succeed the next time."""
+    return _PASSING in b"".join(output.rstrip().splitlines(keepends=True)[-3:])
+
+
 def problem_of(
     image: str, dockerfile: str, steps: Sequence[Step], output: bytes, exceeded: str | None, code: int
 ) -> Problem:
