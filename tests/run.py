@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 NO_TESTS_COLLECTED = 5
-FAST = "not lab and not kafka"
+FAST = "not lab and not kafka and not whole_service"
 # Debian's packages alone: bubblewrap is what even the fast tests of containment run in.
 PACKAGES = """
 from rich.console import Console

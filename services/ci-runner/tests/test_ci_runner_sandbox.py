@@ -23,6 +23,8 @@ from towline_ci_runner.sandbox.sandbox import Done, Order
 from towline_ci_runner.sandbox.stock import Stock
 from towline_ci_runner.settings import JobLimits
 
+pytestmark = pytest.mark.whole_service
+
 PATH = "/usr/local/bin:/usr/bin:/bin"
 FREE = JobLimits(memory_mib=1024, processes=400, cpus=4, log_kib=64, output_mib=2)
 

@@ -35,6 +35,8 @@ from towline.testing import Log, running
 from towline_ci_runner.service import build
 from towline_ci_runner.settings import CiRunnerSettings
 
+pytestmark = pytest.mark.whole_service
+
 DEPLOYMENT = b"""\
 apiVersion: apps/v1
 kind: Deployment

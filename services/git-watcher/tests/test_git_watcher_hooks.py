@@ -14,6 +14,9 @@ from towline_git_watcher import secret
 from towline_git_watcher.hooks.install import Guard, NoRepository, install
 from towline_git_watcher.testing import Clone, Refused
 
+pytestmark = pytest.mark.whole_service
+
+
 KEY = "5ec4e7" * 8
 GUARD = Guard("localhost/app", ("main", "release/1.0"), KEY, None)
 

@@ -31,6 +31,8 @@ from towline_git_watcher.settings import GitWatcherSettings, RepositorySettings
 from towline_git_watcher.testing import DIGEST, Clone, Verdicts, line
 from towline_git_watcher.worker.listing import LFS
 
+pytestmark = pytest.mark.whole_service
+
 
 async def test_a_push_travels_to_the_branch_with_its_digests(top: Path, bus: Bus, clone: Clone) -> None:
     async with line(top, bus, clone.remote, Verdicts()) as running:
