@@ -12,36 +12,31 @@ A request is a JSON frame and a snapshot frame, an answer one JSON frame: a `Fou
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import json
 import os
 import resource
-import select
 import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from towline import frames, snapshot
+from towline import forks, frames, snapshot
 from towline_ci_runner.checks.found import Found
 
 Check = Callable[[Mapping[str, bytes], list[str], Path], Found]
 Prepare = Callable[[], None]
-_PR_SET_DUMPABLE = 4
 _OUTPUT_BYTES = 1 << 20
 _FILE_BYTES = 64 << 20
 
 
 def main(name: str, options: Mapping[str, Any]) -> None:
     """Serve until the request pipe is closed."""
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "cannot protect the worker from its own forks")
+    forks.protect()
     check, prepare = _load(name, options)
     gc.freeze()  # what was imported is shared by all forks and written by none
     prepare()
@@ -138,20 +133,13 @@ def _limit(request: Mapping[str, Any]) -> None:
 
 
 def _collect(source: int, seconds: float) -> bytes:
-    deadline, taken = time.monotonic() + seconds, bytearray()
-    while True:
-        ready, _, _ = select.select([source], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
-            return _died(f"the check took longer than {seconds:g} s and was ended")
-        chunk = os.read(source, 1 << 16)
-        if not chunk:
-            break
-        taken += chunk
-        if len(taken) > _OUTPUT_BYTES:
-            return _died("the check said more than it may and was ended")
-    return (
-        bytes(taken) if taken.strip() else _died("the check died: it crashed, or needed more memory than it may have")
-    )
+    try:
+        taken = forks.collect(source, seconds, _OUTPUT_BYTES)
+    except forks.TooSlow:
+        return _died(f"the check took longer than {seconds:g} s and was ended")
+    except forks.TooMuch:
+        return _died("the check said more than it may and was ended")
+    return taken if taken.strip() else _died("the check died: it crashed, or needed more memory than it may have")
 
 
 def _died(why: str) -> bytes:

@@ -12,30 +12,24 @@ looks at hostile bytes. What must hold, request by request:
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import json
 import os
 import resource
-import select
-import shutil
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
+from towline import forks
 from towline.frames import framed, read, write
 from towline_git_watcher.worker import frames
 from towline_git_watcher.worker.answer import answer_to
 
 SCRATCH = Path("/tmp")  # noqa: S108 - the jail's own
-_PR_SET_DUMPABLE = 4
 
 
 def main() -> None:
     """Serve until the request pipe is closed."""
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "cannot protect the worker from its own forks")
+    forks.protect()
     gc.freeze()
     write(1, framed(frames.HELLO))
     while (request := read(0)) is not None:
@@ -53,7 +47,7 @@ def _contained(request: dict[str, Any]) -> bytes:
         return _collect(source, float(request["seconds"]), int(request["output_bytes"]))
     finally:
         os.close(source)
-        _clean_up()
+        forks.clean_up((SCRATCH,))
 
 
 def _in_the_fork(request: dict[str, Any], sink: int, source: int) -> None:
@@ -75,39 +69,21 @@ def _in_the_fork(request: dict[str, Any], sink: int, source: int) -> None:
 
 
 def _collect(source: int, seconds: float, output_bytes: int) -> bytes:
-    deadline, taken = time.monotonic() + seconds, bytearray()
-    while True:
-        ready, _, _ = select.select([source], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
-            return _refused(f"the merge took longer than {seconds:g} s and was ended")
-        chunk = os.read(source, 1 << 20)
-        if not chunk:
-            break
-        taken += chunk
-        if len(taken) > output_bytes:
-            return _refused(f"the merge gave more than {output_bytes >> 20} MiB and was ended")
+    try:
+        taken = forks.collect(source, seconds, output_bytes)
+    except forks.TooSlow:
+        return _refused(f"the merge took longer than {seconds:g} s and was ended")
+    except forks.TooMuch:
+        return _refused(f"the merge gave more than {output_bytes >> 20} MiB and was ended")
     with contextlib.suppress(ValueError):
-        if len(frames.split(bytes(taken))) == 3:
-            return bytes(taken)
+        if len(frames.split(taken)) == 3:
+            return taken
     return _refused("the merge died: it crashed or needed more memory than it may have")
 
 
 def _refused(reason: str) -> bytes:
     said = json.dumps({"refused": {"stage": "merge", "reason": reason, "problems": []}}).encode()
     return frames.join((said, b"", b""))
-
-
-def _clean_up() -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(-1, signal.SIGKILL)
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            os.wait()
-    for left in SCRATCH.iterdir():
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -14,29 +14,22 @@ A request is a JSON frame and a snapshot frame (`towline.frames`); an answer is 
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import resource
-import select
-import shutil
-import signal
 import subprocess
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from towline import frames, snapshot
+from towline import forks, frames, snapshot
 from towline.manifests import BadDocument
 from towline_reconciler.render import documents, kustomization
 
 Answer = dict[str, Any]
 SCRATCH = Path("/tmp")  # noqa: S108 - the jail's own, in memory
 _LEFT_BEHIND = (SCRATCH, Path("/dev/shm"))  # noqa: S108 - all that can be written in the jail
-_PR_SET_DUMPABLE = 4
 _GO_RESERVES = 8 << 30
 """Address space that a Go program reserves and never touches; what it touches is the cgroup's to limit."""
 _YAML = (".yaml", ".yml", ".json")
@@ -44,8 +37,7 @@ _YAML = (".yaml", ".yml", ".json")
 
 def main() -> None:
     """Serve until the request pipe is closed."""
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "cannot protect the worker from its own forks")
+    forks.protect()
     while (request := frames.read(0)) is not None:
         tree = frames.read(0)
         if tree is None:
@@ -65,7 +57,7 @@ def _contained(request: bytes, tree: bytes) -> bytes:
         answer = _collect(source, limits["seconds"], limits["output_bytes"])
     finally:
         os.close(source)
-        _clean_up()
+        forks.clean_up(_LEFT_BEHIND)
     return answer
 
 
@@ -95,32 +87,13 @@ def _limit(limits: Mapping[str, Any]) -> None:
 
 
 def _collect(source: int, seconds: float, output_bytes: int) -> bytes:
-    deadline, taken = time.monotonic() + seconds, bytearray()
-    while True:
-        ready, _, _ = select.select([source], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
-            return _problem(f"the render took longer than {seconds:g} s and was ended")
-        chunk = os.read(source, 1 << 20)
-        if not chunk:
-            break
-        taken += chunk
-        if len(taken) > output_bytes:
-            return _problem(f"the render gave more than {output_bytes >> 20} MiB and was ended")
-    return bytes(taken) or _problem("the render died: it crashed or needed more memory than it may have")
-
-
-def _clean_up() -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(-1, signal.SIGKILL)
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            os.wait()
-    for folder in _LEFT_BEHIND:
-        for left in folder.iterdir():
-            if left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
+    try:
+        taken = forks.collect(source, seconds, output_bytes)
+    except forks.TooSlow:
+        return _problem(f"the render took longer than {seconds:g} s and was ended")
+    except forks.TooMuch:
+        return _problem(f"the render gave more than {output_bytes >> 20} MiB and was ended")
+    return taken or _problem("the render died: it crashed or needed more memory than it may have")
 
 
 def _problem(message: str) -> bytes:
