@@ -72,8 +72,10 @@ class Mirror:
             if self._git is None or not (self.git_dir / "HEAD").exists():
                 Git.init_bare(self.git_dir)
                 self.objects.chmod(0o755)
-                cache = {"core.sharedRepository": "0644", "core.fsync": "none"}
-                self._git = Git(self.git_dir, protocols=[self.settings.remote.protocol], configuration=cache)
+                configuration = {"core.sharedRepository": "0644", "core.fsync": "none"}
+                if self.settings.ca_file is not None:
+                    configuration["http.sslCAInfo"] = str(self.settings.ca_file.absolute())
+                self._git = Git(self.git_dir, protocols=[self.settings.remote.protocol], configuration=configuration)
             return self._git
 
     # -- looking --------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FilePath, model_validator
 
 from towline.errors import BadInput
 from towline.git import Remote, is_ref, remote, repo_id
@@ -62,11 +62,16 @@ class RepositorySettings(Strict):
     hooks: bool | None = Field(
         None, description="Generate the hooks that guard it. Left away: where the repository is a folder of this host."
     )
+    ca_file: FilePath | None = Field(
+        None, description="PEM file of the authority that vouches for an https:// address. Left away: the machine's."
+    )
 
     @model_validator(mode="after")
-    def _hooks_need_a_folder(self) -> RepositorySettings:
+    def _fits_its_address(self) -> RepositorySettings:
         if self.hooks and self.remote.protocol != "file":
             raise ValueError("hooks can only be generated in a repository on this host; give its path, or hooks: false")
+        if self.ca_file and self.remote.protocol != "https":
+            raise ValueError("ca_file is for an https:// address alone; leave it away here")
         if len(set(self.branches)) != len(self.branches):
             raise ValueError("a branch stands twice in branches")
         return self
