@@ -19,9 +19,10 @@ from datetime import datetime
 from typing import Generic
 
 from towline import flow, killpoint
-from towline.bus.port import Bus, NewRecord, Record
+from towline.bus.port import Bus, Record
 from towline.delivery import codec
 from towline.delivery.commits import Commits
+from towline.delivery.dead import DeadLetters
 from towline.delivery.effects import Effects
 from towline.delivery.lane import Lane, OutboxItem
 from towline.delivery.lanes import Lanes
@@ -30,7 +31,7 @@ from towline.delivery.outlast import outlast
 from towline.delivery.progress import Progress
 from towline.delivery.timers import Timers
 from towline.delivery.turn import Arrival, Turn, forwarded, take
-from towline.errors import Permanent, Undecodable
+from towline.errors import Undecodable
 from towline.events.base import Event
 from towline.telemetry import log as logs
 from towline.telemetry import metrics, trace
@@ -58,6 +59,7 @@ class Intake(Generic[S]):
         self._effects = effects
         self._timers = timers
         self._commits = commits
+        self._dead = DeadLetters(service.name, bus, lanes)
         self._now = now
         self._fail = fail
         self._queues: dict[str, deque[tuple[Record, Progress]]] = {}
@@ -132,7 +134,7 @@ class Intake(Generic[S]):
         try:
             envelope = codec.decode(record)
         except Undecodable as error:
-            await self._bury(record, str(error))
+            await self._dead.bury(record, str(error))
             return
         event = envelope.event
         with logs.bound(
@@ -157,12 +159,12 @@ class Intake(Generic[S]):
                 await outlast(self._name, lambda: self._bus.publish(records))
         except Exception as error:
             log.exception("an event cannot be forwarded", extra={"key": record.key})
-            await self._bury(record, f"{type(error).__name__} while forwarding {type(envelope.event).__name__}")
+            await self._dead.bury(record, f"{type(error).__name__} while forwarding {type(envelope.event).__name__}")
 
     async def _decide(self, record: Record, envelope: Envelope) -> None:
         lane = self._lanes.get(envelope.key)
         if lane.parked is not None:
-            await self._bury(record, f"the key is parked: {lane.parked}")
+            await self._dead.bury(record, f"the key is parked: {lane.parked}")
             return
         name, change = type(envelope.event).__name__, getattr(envelope.event, "change", None)
         with trace.span(f"{self._name} {name}", envelope.traceparent, change=change) as span:
@@ -172,7 +174,7 @@ class Intake(Generic[S]):
                 if turn is not None:
                     await self._lanes.store(turn)
             except Exception as error:
-                await self._park(record, error)
+                await self._dead.park(record, error)
                 return
             if turn is not None:
                 await self._set_going(turn)
@@ -194,30 +196,6 @@ class Intake(Generic[S]):
         for item in items:
             killpoint.passed(self._name, "published", item.headers.get("ce_type", ""))
             self._lanes.done(key, item.id)
-
-    # -- failures -----------------------------------------------------------------------------------------------
-
-    async def _park(self, record: Record, error: Exception) -> None:
-        """The same event would fail again: `decide` is pure, and what is too large stays so."""
-        log.error("a key is parked: its decision failed", extra={"key": record.key}, exc_info=error)
-        said = str(error) if isinstance(error, Permanent) else type(error).__name__
-        reason = f"{said} while deciding on {codec.type_of(record)}"
-        await self._lanes.park(record.key, reason)
-        await self._bury(record, reason)
-
-    async def _bury(self, record: Record, reason: str) -> None:
-        """Raw bytes and reason to the dead letters, before the offset may advance."""
-        origin = f"{record.topic}/{record.partition}/{record.offset}"
-        headers = {"tl_reason": reason.encode()[:4000], "tl_origin": origin.encode()}
-        dead = flow.dead_of(self._name)
-        try:
-            whole = NewRecord(dead, record.key, record.value, {**record.headers, **headers})
-            await outlast(self._name, lambda: self._bus.publish([whole]))
-        except Permanent:  # with these headers it is over the limit; what it was stays readable at its origin
-            bare = NewRecord(dead, record.key, None, headers)
-            await outlast(self._name, lambda: self._bus.publish([bare]))
-        metrics.dead_letter(self._name)
-        log.error("dead letter", extra={"service": self._name, "origin": origin, "reason": reason})
 
 
 def _leaves(span: str) -> Callable[[Event | Effect], str | None]:
