@@ -67,6 +67,21 @@ async def test_a_record_without_a_partition_goes_where_its_key_says(ground: Grou
     assert places == {key: partition_of(key, 12) for key in keys}
 
 
+async def test_the_ends_of_many_partitions_are_what_each_alone_says(ground: Ground, bus: Bus) -> None:
+    topic, other = ground.topic(), ground.topic("other", partitions=2)
+    await bus.ensure([topic, other])
+    await bus.publish([NewRecord(topic.name, "k", b"", partition=1)] * 3)
+    everywhere = [TopicPartition(each.name, at) for each in (topic, other) for at in range(each.partitions)]
+
+    ends = await bus.ends(everywhere)
+
+    assert ends == {at: await bus.end(at) for at in everywhere}
+    assert ends[everywhere[1]] == ends[everywhere[0]] + 3
+    assert await bus.ends([]) == {}
+    with pytest.raises(Permanent, match="partitions 0 to 2"):
+        await bus.ends([*everywhere, TopicPartition(topic.name, 3)])
+
+
 async def test_a_record_with_a_partition_goes_there_whatever_its_key(ground: Ground, bus: Bus) -> None:
     topic = ground.topic()
     await bus.ensure([topic])

@@ -12,7 +12,7 @@ Two adapters implement it, `sqlite` and `kafka`, and one conformance suite (`tes
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
@@ -149,6 +149,10 @@ class Bus(Protocol):
 
     async def end(self, at: TopicPartition) -> int:
         """The offset that the next record will have, or a later one."""
+        ...
+
+    async def ends(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """`end` of many partitions, asked together: what lag is measured against. Raises BusDown, Permanent."""
         ...
 
     async def topics(self) -> Sequence[str]: ...

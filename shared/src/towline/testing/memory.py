@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -155,6 +155,10 @@ class MemoryBus:
     async def end(self, at: TopicPartition) -> int:
         await self.reach("end", done=False)
         return self.log.heads.get(self.log.check(at), 0)
+
+    async def ends(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        await self.reach("end", done=False)
+        return {at: self.log.heads.get(self.log.check(at), 0) for at in partitions}
 
     async def topics(self) -> Sequence[str]:
         return sorted(self.log.topics)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from aiokafka import errors
@@ -60,7 +60,7 @@ class KafkaBus:
         check_append(at, records)
         await self._check(at)
         if not records:
-            return await self._reader.end(at)
+            return await self.end(at)
         return await self._producer.append(at, records)
 
     async def consumer(
@@ -84,8 +84,12 @@ class KafkaBus:
         return await self._reader.read(at, start, limit)
 
     async def end(self, at: TopicPartition) -> int:
-        await self._check(at)
-        return await self._reader.end(at)
+        return (await self.ends((at,)))[at]
+
+    async def ends(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        for at in partitions:
+            await self._check(at)
+        return await self._reader.ends(partitions) if partitions else {}
 
     async def topics(self) -> Sequence[str]:
         await self._refresh()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 
 import aiokafka
@@ -33,19 +33,21 @@ class Reader:
         self._connection = connection
         self._consumer: AIOKafkaConsumer | None = None
         self._placed: tuple[TopicPartition, int] | None = None
-        self._lock = asyncio.Lock()
+        self._starting = asyncio.Lock()
+        self._moving = asyncio.Lock()
+        """Held while the consumer stands at a partition; asking for ends moves nothing and waits for nobody."""
         self._closed = False
 
     async def read(self, at: TopicPartition, start: int, limit: int) -> list[Record]:
-        async with self._reading() as consumer:
+        async with self._moving, self._reading() as consumer:
+            placed, self._placed = self._placed, None  # a read that breaks off leaves the place unknown
             partition = aiokafka.TopicPartition(*at)
             end = (await consumer.end_offsets([partition]))[partition]
             if start >= end:
                 return []
-            if self._placed != (at, start):  # else what the client has fetched ahead is used
+            if placed != (at, start):  # else what the client has fetched ahead is used
                 consumer.assign([partition])
                 consumer.seek(partition, start)
-            self._placed = None
             while True:
                 found = (await consumer.getmany(partition, timeout_ms=200, max_records=limit)).get(partition, [])
                 position = await consumer.position(partition)
@@ -57,41 +59,53 @@ class Reader:
                 consumer.unsubscribe()  # or it would go on asking the broker for more
             return [record_of(record) for record in found]
 
-    async def end(self, at: TopicPartition) -> int:
+    async def ends(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """One request to each broker that leads any of them."""
         async with self._reading() as consumer:
-            partition = aiokafka.TopicPartition(*at)
-            return int((await consumer.end_offsets([partition]))[partition])
+            found = await consumer.end_offsets([aiokafka.TopicPartition(*at) for at in partitions])
+            return {TopicPartition(*at): int(end) for at, end in found.items()}
 
     async def close(self) -> None:
         self._closed = True
-        await self._throw_away()
+        await self._throw_away(self._consumer)
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[AIOKafkaConsumer]:
-        async with self._lock:
-            try:
-                async with self._connection.answering():
-                    yield await self._started()
-            except BaseException:
-                await self._throw_away()
-                raise
+        async with self._connection.answering():
+            consumer = await self._started()
+        try:
+            async with self._connection.answering():
+                yield consumer
+        except BusDown:
+            await self._throw_away(consumer)
+            raise
 
     async def _started(self) -> AIOKafkaConsumer:
-        if self._closed:
-            raise BusDown("the bus is closed")
-        if self._consumer is None:
-            self._consumer = AIOKafkaConsumer(
-                **self._connection.client("reader"),
-                auto_offset_reset="earliest",
-                enable_auto_commit=False,
-                fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
-            )
-            await self._consumer.start()
-        return self._consumer
+        async with self._starting:
+            if self._closed:
+                raise BusDown("the bus is closed")
+            if self._consumer is None:
+                consumer = AIOKafkaConsumer(
+                    **self._connection.client("reader"),
+                    auto_offset_reset="earliest",
+                    enable_auto_commit=False,
+                    fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
+                )
+                try:
+                    await consumer.start()
+                except BaseException:
+                    await _stop(consumer)
+                    raise
+                self._consumer, self._placed = consumer, None
+            return self._consumer
 
-    async def _throw_away(self) -> None:
-        consumer, self._consumer, self._placed = self._consumer, None, None
-        if consumer is not None:
-            with suppress(errors.KafkaError, TimeoutError, OSError):
-                async with asyncio.timeout(2.0):
-                    await consumer.stop()
+    async def _throw_away(self, consumer: AIOKafkaConsumer | None) -> None:
+        if consumer is not None and consumer is self._consumer:
+            self._consumer = None
+            await _stop(consumer)
+
+
+async def _stop(consumer: AIOKafkaConsumer) -> None:
+    with suppress(errors.KafkaError, TimeoutError, OSError):
+        async with asyncio.timeout(2.0):
+            await consumer.stop()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,9 @@ class SqliteBus:
 
     async def end(self, at: TopicPartition) -> int:
         return await self.reader.head(at)
+
+    async def ends(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        return await self.reader.heads_of(partitions)
 
     async def topics(self) -> Sequence[str]:
         return await self.reader.topics()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +59,11 @@ class Reader:
         """The offset that the next record of the partition will have."""
         topic = await self.topic(at.topic)
         return await self._run(lambda: self._head(topic, at))
+
+    async def heads_of(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """`head` of many partitions in one visit."""
+        topics = {at.topic: await self.topic(at.topic) for at in partitions}
+        return await self._run(lambda: {at: self._head(topics[at.topic], at) for at in partitions})
 
     def version(self) -> int:
         """Changes whenever any connection commits. On the event loop: it looks at shared memory only."""
