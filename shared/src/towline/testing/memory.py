@@ -2,6 +2,9 @@
 
 A `MemoryLog` is what survives a crash; a `MemoryBus` is one process's connection to it. A simulation overrides `reach`
 (before and after each operation takes place) and `offer` (what a fetch hands out) to delay, fail, repeat and kill.
+
+Groups are eager, as Kafka's are here: a change of the members wants a new generation, which takes effect when every
+member has given up what it had, in a `fetch` of its own. A member that is taken for dead is not waited for.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from towline.bus.assign import range_assignment
 from towline.bus.partition import partition_of
 from towline.bus.port import (
     Assignment,
@@ -34,8 +38,12 @@ class MemoryLog:
     records: dict[TopicPartition, list[Record]] = field(default_factory=dict)
     heads: dict[TopicPartition, int] = field(default_factory=dict)
     offsets: dict[tuple[str, TopicPartition], int] = field(default_factory=dict)
-    members: dict[str, MemoryConsumer] = field(default_factory=dict)
+    members: dict[str, MemoryGroup] = field(default_factory=dict)
+    """Group → who is in it; without an entry nobody is."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def group(self, name: str) -> MemoryGroup:
+        return self.members.setdefault(name, MemoryGroup())
 
     def wake(self) -> None:
         self.changed.set()
@@ -82,6 +90,52 @@ class MemoryLog:
 
     def after(self, at: TopicPartition, start: int, limit: int) -> list[Record]:
         return [record for record in self.records.get(at, ()) if record.offset >= start][:limit]
+
+    def sweep(self) -> None:
+        """Remove every tombstone, as if each were older than a day."""
+        for at, kept in self.records.items():
+            if self.topics[at.topic].cleanup is Cleanup.COMPACT:
+                kept[:] = [record for record in kept if record.value is not None]
+
+
+class MemoryGroup:
+    """Who is in a group, and which generation each has acknowledged by giving up what it had before."""
+
+    def __init__(self) -> None:
+        self.wanted = 0
+        self._acknowledged: dict[MemoryConsumer, int] = {}
+        self._joined = 0
+
+    def __contains__(self, consumer: MemoryConsumer) -> bool:
+        return consumer in self._acknowledged
+
+    def join(self, consumer: MemoryConsumer) -> None:
+        self._joined += 1
+        consumer.id = f"{consumer.member}/{self._joined}"
+        self._acknowledged[consumer] = self.wanted
+        self.wanted += 1
+
+    def leave(self, consumer: MemoryConsumer) -> None:
+        if self._acknowledged.pop(consumer, None) is not None:
+            self.wanted += 1
+
+    def lose(self) -> None:
+        """As after sessions that timed out, of all members."""
+        for consumer in list(self._acknowledged):
+            consumer.lose()
+
+    def acknowledge(self, consumer: MemoryConsumer, generation: int) -> bool:
+        """Whether that is news to the others."""
+        before = self._acknowledged.get(consumer)
+        if before is not None:
+            self._acknowledged[consumer] = generation
+        return before not in (None, generation)
+
+    def is_settled(self) -> bool:
+        return set(self._acknowledged.values()) <= {self.wanted}
+
+    def share(self, consumer: MemoryConsumer, partitions: Mapping[str, int]) -> Assignment:
+        return range_assignment({each.id: each.topics for each in self._acknowledged}, partitions)[consumer.id]
 
 
 class MemoryBus:
@@ -142,9 +196,8 @@ class MemoryBus:
             self.log.topic(name)
         await self.reach("join", done=False)
         consumer = MemoryConsumer(self, group, topics, member, on_assigned, on_revoked)
-        if holder := self.log.members.get(group):
-            raise Permanent(f"group {group} has a member already: {holder.member}; the bus in memory takes one")
-        self.log.members[group] = consumer
+        self.log.group(group).join(consumer)
+        self.log.wake()
         self._consumers.append(consumer)
         return consumer
 
@@ -184,16 +237,19 @@ class MemoryConsumer:
         on_revoked: OnAssignment | None,
     ) -> None:
         self.member = member
+        self.id = member
+        """Its name within the group, new with every joining."""
+        self.topics = topics
         self._bus = bus
         self._log = bus.log
         self._group = group
-        self._topics = topics
         self._on_assigned = on_assigned
         self._on_revoked = on_revoked
         self._positions: dict[TopicPartition, int] = {}
         self._paused: set[TopicPartition] = set()
         self._assignment: Assignment = frozenset()
-        self._lost = False
+        self._generation: int | None = None
+        """The one that its assignment is of; None while it has none."""
         self._closed = False
 
     @property
@@ -201,8 +257,8 @@ class MemoryConsumer:
         return self._assignment
 
     def lose(self) -> None:
-        """As after a session that timed out: the next fetch tells the loss, and then the new assignment."""
-        self._lost = True
+        """As after a session that timed out: the next fetch tells the loss, joins again and tells what it gets."""
+        self._log.group(self._group).leave(self)
         self._log.wake()
 
     async def fetch(self, *, limit: int = 500, timeout: float = 1.0) -> Sequence[Record]:
@@ -210,18 +266,9 @@ class MemoryConsumer:
         deadline = loop.time() + timeout
         while not self._closed:
             woken = self._log.changed
-            await self._settle()
+            settled = await self._settle()
             await self._bus.reach("fetch", done=False)
-            heads = self._log.heads
-            behind = {
-                at: position
-                for at, position in self._positions.items()
-                if position < heads.get(at, 0) and at not in self._paused
-            }
-            records = [] if self._lost or self._closed or limit < 1 else self._bus.offer(behind, limit)
-            for record in records:
-                self._positions[record.position] = record.offset + 1
-            if records:
+            if settled and limit > 0 and self._is_member() and (records := self._take(limit)):
                 return records
             try:
                 async with asyncio.timeout_at(deadline):
@@ -232,8 +279,8 @@ class MemoryConsumer:
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         await self._bus.reach("commit", done=False)
-        if self._lost or set(offsets) - self._assignment:
-            raise LostAssignment(f"group {self._group} has not assigned {min(offsets)} to this member")
+        if not self._is_member() or set(offsets) - self._assignment:
+            raise LostAssignment(f"group {self._group} has not assigned {sorted(offsets)} to this member")
         for at, next_ in offsets.items():
             self._log.offsets[self._group, at] = next_
 
@@ -256,28 +303,65 @@ class MemoryConsumer:
     async def close(self) -> None:
         self._closed = True
         self._assignment = frozenset()
-        if self._log.members.get(self._group) is self:
-            del self._log.members[self._group]
+        self._log.group(self._group).leave(self)
         self._log.wake()
 
-    async def _settle(self) -> None:
-        if self._lost:
-            lost, self._assignment = self._assignment, frozenset()
-            if lost and self._on_revoked is not None:
-                await self._on_revoked(lost)
-            self._lost = False
-        if self._assignment:
-            return
-        topics = (self._log.topic(name) for name in self._topics)
-        gained = frozenset(TopicPartition(topic.name, n) for topic in topics for n in range(topic.partitions))
+    def _is_member(self) -> bool:
+        return self in self._log.group(self._group)
+
+    def _take(self, limit: int) -> list[Record]:
+        heads = self._log.heads
+        behind = {
+            at: position
+            for at, position in self._positions.items()
+            if position < heads.get(at, 0) and at not in self._paused
+        }
+        records = self._bus.offer(behind, limit)
+        for record in records:
+            self._positions[record.position] = record.offset + 1
+        return records
+
+    async def _settle(self) -> bool:
+        """Whether this member has its share of the generation that the group wants; False while others hold it up."""
+        group = self._log.group(self._group)
+        if self in group and self._generation == group.wanted:
+            return True
+        wanted = group.wanted
+        await self._give_up()
+        if self._closed:
+            return False
+        if self not in group:
+            group.join(self)
+            wanted = group.wanted
+        if group.acknowledge(self, wanted):
+            self._log.wake()
+        if not group.is_settled():
+            return False
+        await self._take_over(group, wanted)
+        return True
+
+    async def _give_up(self) -> None:
+        """Its assignment stands until it was told of the loss, so that it can still commit."""
+        self._generation = None
+        try:
+            if self._assignment and self._on_revoked is not None:
+                await self._on_revoked(self._assignment)
+        finally:
+            self._positions = {}
+            self._assignment = frozenset()
+
+    async def _take_over(self, group: MemoryGroup, generation: int) -> None:
+        gained = group.share(self, {name: self._log.topic(name).partitions for name in self.topics})
         self._positions = {at: self._log.offsets.get((self._group, at), 0) for at in gained}
         self._assignment = gained
         try:
-            if self._on_assigned is not None:
+            if gained and self._on_assigned is not None:
                 await self._on_assigned(gained)
         except BaseException:
             self._assignment = frozenset()  # so that the next fetch tells it again
             raise
+        if not self._closed:
+            self._generation = generation
 
 
 def _shown(retention: timedelta | None) -> str:
