@@ -18,6 +18,7 @@ from towline.delivery.model import Envelope
 from towline.errors import Undecodable
 from towline.events.base import EVENT_TYPES, Event
 from towline.ids import event_id
+from towline.telemetry import trace
 
 
 def source_of(service: str) -> str:
@@ -75,7 +76,7 @@ def decode(record: Record) -> Envelope:
             time=datetime.fromisoformat(headers["ce_time"].decode()).astimezone(UTC),
             key=record.key,
             cause=_text(headers, "ce_towlinecause"),
-            traceparent=_text(headers, "ce_traceparent"),
+            traceparent=trace.well_formed(headers.get("ce_traceparent")),
             lane=_text(headers, "ce_towlinelane"),
             sequence=int(headers["ce_sequence"]) if "ce_sequence" in headers else None,
         )

@@ -5,6 +5,8 @@ Rules that must hold:
 - An effect stays in its lane's outbox until its result was decided on, so a crash at any point runs it again
   under the same id; handlers are idempotent or conditional.
 - A slow or dead resource holds up nobody who does not need it.
+- What follows an effect at once is traced below it. What comes long after it was asked for, or after its asker is gone,
+  is a span beside it that links to it: a trace that is read tomorrow shows no hours of nothing in one bar.
 - Of effects with the same `latest_wins` name in a lane one runs at a time; while it runs or waits for its next try,
   only the newest of the others waits behind it, and one that would only try again gives way.
 """
@@ -13,7 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,17 +26,20 @@ from pydantic import ValidationError
 from towline import killpoint
 from towline.delivery.lane import OutboxItem
 from towline.delivery.model import Effect, EffectContext, EffectFailed, Service
-from towline.delivery.resource import Resource, Resources
+from towline.delivery.resource import Resource, Resources, kind_of
 from towline.delivery.retry import OPEN_AFTER, Again, GiveUp, retry
 from towline.errors import DependencyDown, TowlineError, redact
 from towline.events.base import Event
 from towline.telemetry import log as logs
 from towline.telemetry import metrics, trace
+from towline.telemetry.metrics import Use
 
 log = logging.getLogger(__name__)
 _STOPS_WITHIN = 5.0
 REASON_CHARS = 2000
 DELAY_CHARS = 400
+LONG_SECONDS = 60.0
+"""An effect, or a wait for its next try, of this length is long: what comes of it is linked to, not nested."""
 
 Finished = Callable[[str, OutboxItem, Event | None, str | None], Coroutine[Any, Any, None]]
 """(lane key, item, result, trace context): hand the result back; None when the effect has nothing to tell."""
@@ -46,6 +53,10 @@ class _Run:
     lane_key: str
     item: OutboxItem
     effect: Effect
+    resumed: bool
+    """Asked for by a process that is gone, or by a member that gave the lane away."""
+    began: float
+    calling: bool = False
     task: asyncio.Task[None] | None = None
     successor: _Run | None = None
     superseded: asyncio.Event = field(default_factory=asyncio.Event)
@@ -70,12 +81,23 @@ class Effects:
         return len(self._runs)
 
     @property
+    def use(self) -> dict[str, Use]:
+        """Kind of resource → effects whose handler runs, effects that wait, breakers that are not closed."""
+        away = self._resources.away()
+        kinds = Counter((kind_of(run.effect.resource), run.calling) for run in self._runs.values())
+        named = {kind for kind, _ in kinds} | away.keys()
+        return {kind: Use(kinds[kind, True], kinds[kind, False], away[kind]) for kind in named}
+
+    @property
     def delays(self) -> list[str]:
         """Why effects are tried again and again, each reason once: what an operator can mend."""
         return sorted(set(self._delays.values()))
 
-    def start(self, lane_key: str, item: OutboxItem) -> None:
-        """Begin an effect; one that already runs under this id is left alone. After `stop` it stays in the outbox."""
+    def start(self, lane_key: str, item: OutboxItem, *, resumed: bool = False) -> None:
+        """Begin an effect, or begin it again (`resumed`); one that already runs under this id is left alone.
+
+        After `stop` it stays in the outbox.
+        """
         if item.id in self._runs or self._stopped:
             return
         try:
@@ -85,7 +107,7 @@ class Effects:
             reason = f"this version cannot run an effect {item.kind}: {type(error).__name__}"
             self._spawn(self._finished(lane_key, item, failed(item, reason), item.traceparent))
             return
-        run = _Run(lane_key, item, effect)
+        run = _Run(lane_key, item, effect, resumed, asyncio.get_running_loop().time())
         self._runs[item.id] = run
         if effect.latest_wins is None:
             self._begin(run)
@@ -152,54 +174,69 @@ class Effects:
 
     async def _run(self, run: _Run) -> None:
         item = run.item
-        trace_id = trace.trace_id_in(item.traceparent)
-        with logs.bound(event=item.cause, change=item.change, trace=trace_id, effect=item.id):
+        trace_id = trace.trace_id_in(item.traceparent, change=item.change)
+        with logs.bound(
+            service=self._service.name, event=item.cause, change=item.change, trace=trace_id, effect=item.id
+        ):
             result, context = await self._until_done(run)
             await self._finished(run.lane_key, item, result, context)
 
     async def _until_done(self, run: _Run) -> Ended:
-        resource = self._resources.named(run.effect.resource)
-        tries = 0
+        name, kind, tries = self._service.name, run.item.kind, 0
         while not run.superseded.is_set():
-            async with resource.admitted():
-                if run.superseded.is_set():
-                    break
-                tries += 1
-                outcome = await self._try(run, tries, resource)
-            if not isinstance(outcome, Again | GiveUp):
-                metrics.effect(self._service.name, run.item.kind, "done")
-                return outcome
+            with self._resources.using(run.effect.resource) as resource:
+                async with resource.admitted():
+                    if run.superseded.is_set():
+                        break
+                    tries += 1
+                    outcome = await self._try(run, tries, resource)
+                if isinstance(outcome, Again):
+                    metrics.effect_retry(name, kind)
+                    await self._pause(run, outcome.after)
+                    continue
             if isinstance(outcome, GiveUp):
-                metrics.effect(self._service.name, run.item.kind, "failed")
+                metrics.effect(name, kind, "failed")
                 return failed(run.item, outcome.reason), run.item.traceparent
-            metrics.effect(self._service.name, run.item.kind, "retried")
-            try:
-                await asyncio.wait_for(run.superseded.wait(), timeout=outcome.after)
-            except TimeoutError:
-                continue
-        metrics.effect(self._service.name, run.item.kind, "superseded")
+            metrics.effect(name, kind, "done")
+            return outcome
+        metrics.effect(name, kind, "superseded")
         return None, None
 
+    @staticmethod
+    async def _pause(run: _Run, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(run.superseded.wait(), timeout=seconds)
+
     async def _try(self, run: _Run, tries: int, resource: Resource) -> Ended | Again | GiveUp:
-        name, kind = self._service.name, run.item.kind
-        with trace.span(f"{name} {kind}", run.item.traceparent) as span, resource.called():
+        name, kind, item, now = self._service.name, run.item.kind, run.item, asyncio.get_running_loop().time
+        began, linked = now(), run.resumed or now() - run.began >= LONG_SECONDS
+        with (
+            trace.span(f"{name} {kind}", item.traceparent, change=item.change, linked=linked) as span,
+            resource.called(),
+        ):
+            run.calling = True
             try:
                 killpoint.passed(name, "started", kind)
                 handler = self._service.effects[type(run.effect)]
-                result = await handler(run.effect, EffectContext(run.item.id, run.lane_key, tries))
+                result = await handler(run.effect, EffectContext(item.id, run.lane_key, tries))
                 killpoint.passed(name, "done", kind)
             except Exception as error:
                 if isinstance(error, DependencyDown):
                     resource.failed()
                 else:
                     resource.answered()
-                decision = _decided(run.item, tries, error)
+                decision = _decided(item, tries, error)
                 long = tries >= OPEN_AFTER or resource.is_away
-                if isinstance(decision, Again) and long and run.item.id in self._runs:
-                    self._delays[run.item.id] = redact(str(error))[:DELAY_CHARS]
+                if isinstance(decision, Again) and long and item.id in self._runs:
+                    self._delays[item.id] = redact(str(error))[:DELAY_CHARS]
                 return decision
+            finally:
+                run.calling = False
+                metrics.effect_tried(name, kind, now() - began)
             resource.answered()
-            return result, span
+        if result is not None and now() - began >= LONG_SECONDS:
+            return result, trace.publish(type(result).__name__, span, change=item.change, linked=True)
+        return result, span
 
 
 def _decided(item: OutboxItem, tries: int, error: Exception) -> Again | GiveUp:

@@ -93,7 +93,7 @@ class Intake(Generic[S]):
         await self._send(lane.key, [item for item in lane.outbox.values() if item.kind == "event"])
         for item in lane.outbox.values():
             if item.kind != "event":
-                self._effects.start(lane.key, item)
+                self._effects.start(lane.key, item, resumed=True)
 
     async def leave(self, partitions: Collection[int], seconds: float) -> None:
         """Let the turns under way in these partitions end, and begin no other."""
@@ -121,7 +121,6 @@ class Intake(Generic[S]):
                 await self._handle(record)
                 queue.popleft()
                 self._commits.finished(record.position, progress, record.offset)
-                metrics.gap(self._name, self._commits.gap)
         finally:
             del self._queues[key], self._tasks[key]
 
@@ -137,12 +136,9 @@ class Intake(Generic[S]):
             await self._dead.bury(record, str(error))
             return
         event = envelope.event
-        with logs.bound(
-            service=self._name,
-            event=envelope.id,
-            change=getattr(event, "change", None),
-            trace=trace.trace_id_in(envelope.traceparent),
-        ):
+        change = getattr(event, "change", None)
+        trace_id = trace.trace_id_in(envelope.traceparent, change=change)
+        with logs.bound(service=self._name, event=envelope.id, change=change, trace=trace_id):
             killpoint.passed(self._name, "received", type(event).__name__)
             forward = self._service.forwards.get(type(event)) if record.topic != self._inbox else None
             if forward is not None:
@@ -198,7 +194,7 @@ class Intake(Generic[S]):
             self._lanes.done(key, item.id)
 
 
-def _leaves(span: str) -> Callable[[Event | Effect], str | None]:
+def _leaves(span: str | None) -> Callable[[Event | Effect], str | None]:
     def context(leaving: Event | Effect) -> str | None:
         change = getattr(leaving, "change", None)
         return trace.publish(type(leaving).__name__, span, change=change)

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from towline.bus.port import BusDown
 from towline.delivery.retry import backoff
+from towline.telemetry import metrics
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -28,6 +29,7 @@ async def outlast(service: str, call: Callable[[], Awaitable[T]]) -> T:
             return await call()
         except BusDown as error:
             tries += 1
+            metrics.bus_retry(service)
             if tries == 1:
                 log.warning("the bus does not answer", extra={"service": service, "error": str(error)})
             await asyncio.sleep(backoff(min(tries, _LONGEST_TRIES), service))

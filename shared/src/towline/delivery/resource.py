@@ -6,6 +6,7 @@ Rule: whoever waits for a resource holds nothing but a place of that same resour
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
@@ -26,6 +27,10 @@ class Resource:
     def is_away(self) -> bool:
         """Its breaker is not closed."""
         return self._breaker.failures >= OPEN_AFTER
+
+    @property
+    def is_as_new(self) -> bool:
+        return self._breaker == Breaker()
 
     @asynccontextmanager
     async def admitted(self) -> AsyncIterator[None]:
@@ -56,14 +61,40 @@ class Resource:
 
 
 class Resources:
-    """Made when first named; the pool's size is given by exact name, or by the word before the first space."""
+    """Made when first named, and forgotten when nobody uses it and its breaker has nothing to remember.
+
+    The pool's size is given by exact name, or by the word before the first space: the kind.
+    """
 
     def __init__(self, pools: Mapping[str, int]) -> None:
         self._pools = pools
         self._made: dict[str, Resource] = {}
+        self._users: Counter[str] = Counter()
 
-    def named(self, name: str) -> Resource:
+    def __len__(self) -> int:
+        return len(self._made)
+
+    @contextmanager
+    def using(self, name: str) -> Iterator[Resource]:
         if name not in self._made:
-            size = self._pools.get(name, self._pools.get(name.partition(" ")[0], DEFAULT_POOL))
+            size = self._pools.get(name, self._pools.get(kind_of(name), DEFAULT_POOL))
             self._made[name] = Resource(size)
-        return self._made[name]
+        resource = self._made[name]
+        self._users[name] += 1
+        try:
+            yield resource
+        finally:
+            self._users[name] -= 1
+            if not self._users[name]:
+                del self._users[name]
+                if resource.is_as_new:
+                    del self._made[name]
+
+    def away(self) -> Counter[str]:
+        """Kind → how many of it have a breaker that is not closed."""
+        return Counter(kind_of(name) for name, resource in self._made.items() if resource.is_away)
+
+
+def kind_of(resource: str) -> str:
+    """The word before the first space: what the code says; what follows may come from outside."""
+    return resource.partition(" ")[0]

@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TextIO
 
 import orjson
@@ -23,17 +23,24 @@ QUIET = ("httpx", "httpcore", "aiohttp.access", "git", "kubernetes_asyncio")
 """Libraries that say more than a reader of Towline's log wants to know."""
 
 _bound: ContextVar[Mapping[str, str]] = ContextVar("towline_log_fields")
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-@contextmanager
-def bound(**fields: str | None) -> Iterator[None]:
+class bound:  # noqa: N801 it reads as a verb: with bound(event=…)
     """Give these fields to every line logged in the block and in tasks begun there; None leaves one out."""
-    token = _bound.set({**_bound.get({}), **{name: value for name, value in fields.items() if value is not None}})
-    try:
-        yield
-    finally:
-        _bound.reset(token)
+
+    __slots__ = ("_fields", "_token")
+
+    def __init__(self, **fields: str | None) -> None:
+        self._fields = fields
+
+    def __enter__(self) -> None:
+        given = {name: value for name, value in self._fields.items() if value is not None}
+        self._token = _bound.set({**_bound.get(_NOTHING), **given})
+
+    def __exit__(self, *_: object) -> None:
+        _bound.reset(self._token)
 
 
 def configure(level: str = "INFO", *, json: bool | None = None, stream: TextIO | None = None) -> None:
@@ -50,7 +57,7 @@ def configure(level: str = "INFO", *, json: bool | None = None, stream: TextIO |
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    extra = {**_bound.get({}), **{name: value for name, value in vars(record).items() if name not in _STANDARD}}
+    extra = {**_bound.get(_NOTHING), **{name: value for name, value in vars(record).items() if name not in _STANDARD}}
     return {name: redact(value) if isinstance(value, str) else value for name, value in extra.items()}
 
 
