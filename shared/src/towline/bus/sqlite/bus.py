@@ -37,6 +37,8 @@ class SqliteBus:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.heads: dict[TopicPartition, int] = {}
+        self.groups: dict[str, tuple[int, int]] = {}
+        """Group → its generation, and the last one that came into force."""
         self.changed = asyncio.Event()
         self.writer = Writer(path, self._on_commit)
         self.reader: Reader
@@ -57,7 +59,7 @@ class SqliteBus:
             bus._wake = Wake(bus.path, bus._told.set)
         except OSError as error:
             _LOG.info("other processes are noticed by looking at the file", extra={"error": str(error)})
-        bus.heads = bus.reader.heads()
+        bus.heads, bus.groups = bus.reader.heads(), bus.reader.groups()
         bus._tasks = [asyncio.create_task(bus._follow()), asyncio.create_task(bus._keep())]
         return bus
 
@@ -143,6 +145,14 @@ class SqliteBus:
     def forget(self, consumer: SqliteConsumer) -> None:
         self._consumers.discard(consumer)
 
+    def note_group(self, group: str, generations: tuple[int, int]) -> None:
+        """What one of its transactions found of a group; others are told when that is news."""
+        if generations > self.groups.get(group, (0, 0)):
+            self.groups[group] = generations
+            self.wake()
+            if self._wake is not None:
+                self._wake.tell()
+
     def call_soon(self, function: Callable[..., None], *arguments: Any) -> None:
         """From the writer's thread to the event loop."""
         with suppress(RuntimeError):
@@ -173,12 +183,15 @@ class SqliteBus:
             with suppress(BusDown):  # locked for a moment: look again
                 version = self.reader.version()
                 if version != seen:
-                    seen, heads = version, self.reader.heads()
+                    seen, heads, groups = version, self.reader.heads(), self.reader.groups()
                     if heads != self.heads:
                         self._advance(heads)
+                    if groups != self.groups:
+                        self.groups = {name: max(found, self.groups.get(name, found)) for name, found in groups.items()}
+                        self.wake()
 
     async def _keep(self) -> None:
-        """Refresh the leases, and remove what is outlived at the start and every hour."""
+        """Let the members' heartbeats be heard, and remove what is outlived at the start and every hour."""
         sweep_at = 0.0
         while True:
             try:

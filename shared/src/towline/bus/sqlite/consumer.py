@@ -1,26 +1,31 @@
-"""One member of a group on the SQLite bus: positions, pausing, and the lease behind it.
+"""One member of a group on the SQLite bus: its share of the partitions, positions, pausing, and its place in the group.
 
 Positions move only when records are handed out, in the same step of the event loop: a cancelled `fetch` loses nothing.
+A new generation is noticed in `fetch`: what is held is given up and acknowledged there, and once the generation is in
+force (see `lease`) the new share is taken over, before the next record.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from towline.bus.assignment import range_assignment
 from towline.bus.port import Assignment, BusDown, LostAssignment, OnAssignment, Record, TopicPartition
 from towline.bus.sqlite import lease
 from towline.bus.sqlite.ledger import Ledger
+from towline.bus.sqlite.peers import Peers
 from towline.bus.sqlite.writer import Operation
-from towline.errors import Permanent
+from towline.errors import Permanent, TowlineError
 
 if TYPE_CHECKING:
     from towline.bus.sqlite.bus import SqliteBus
 
 
 class SqliteConsumer:
-    """Made by `SqliteBus.consumer`; holds the group's lease until `close`."""
+    """Made by `SqliteBus.consumer`; a member of the group until `close`."""
 
     def __init__(
         self,
@@ -37,10 +42,16 @@ class SqliteConsumer:
         self._member = member
         self._on_assigned = on_assigned
         self._on_revoked = on_revoked
-        self._generation: int | None = None
+        self._held: int | None = None
+        """The generation last acknowledged; None: no member."""
+        self._taken: int | None = None
+        """The generation whose share is `_assignment`."""
         self._assignment: Assignment = frozenset()
         self._positions: dict[TopicPartition, int] = {}
         self._paused: set[TopicPartition] = set()
+        self._peers = Peers(self._peer_ended)
+        self._looking: asyncio.Task[None] | None = None
+        self._beaten_at = 0.0
         self._lost = False
         self._closed = False
 
@@ -49,10 +60,12 @@ class SqliteConsumer:
         return self._assignment
 
     async def join(self) -> None:
-        """Take the lease. Raises Permanent naming the holder when the group has a living member."""
+        """Become a member. Raises Permanent when a living process has the name, BusDown when it may have."""
         for topic in self._topics:
             await self._bus.reader.topic(topic)
-        self._generation = await self._bus.writer.submit(lambda ledger: lease.acquire(ledger, self.group, self._member))
+        self._note(
+            await self._bus.writer.submit(lambda ledger: lease.join(ledger, self.group, self._member, self._topics))
+        )
         self._lost = False
 
     async def fetch(self, *, limit: int = 500, timeout: float = 1.0) -> Sequence[Record]:
@@ -73,11 +86,11 @@ class SqliteConsumer:
         return []
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        generation = self._member_generation()
+        held = self._generation_held()
         if foreign := set(offsets) - self._assignment:
             raise LostAssignment(f"group {self.group} has not assigned {min(foreign)} to this member")
         for at, next_ in offsets.items():
-            self._bus.writer.defer((self.group, at), self._commit_operation(generation, {at: next_}))
+            self._bus.writer.defer((self.group, at), self._commit_operation(held, {at: next_}))
 
     async def committed(self, partition: TopicPartition) -> int | None:
         return await self._bus.writer.submit(lambda ledger: ledger.committed(self.group, partition))
@@ -100,71 +113,142 @@ class SqliteConsumer:
             return
         self._closed = True
         self._assignment = frozenset()
+        self._peers.close()
         self._bus.forget(self)
         self._bus.wake()
-        generation = self._generation
-        if generation is not None:
-            await self._bus.writer.submit(lambda ledger: lease.release(ledger, self.group, generation))
+        held = self._held
+        if held is not None:
+            group = await self._bus.writer.submit(lambda ledger: lease.leave(ledger, self.group, self._member, held))
+            self._bus.note_group(self.group, (group.generation, group.settled))
 
     async def beat(self) -> None:
-        """Refresh the lease; called by the bus every HEARTBEAT_S."""
-        if self._generation is None or self._lost:
+        """Say that this member lives, and look after the others; called by the bus every HEARTBEAT_S."""
+        if self._held is None or self._lost or self._closed:
             return
-        generation = self._generation
+        held, now = self._held, asyncio.get_running_loop().time()
+        watchful = now - self._beaten_at < 2 * lease.HEARTBEAT_S
         try:
-            await self._bus.writer.submit(lambda ledger: lease.beat(ledger, self.group, generation))
+            group = await self._bus.writer.submit(
+                lambda ledger: lease.beat(ledger, self.group, self._member, held, watchful=watchful)
+            )
         except LostAssignment:
-            self._lose(generation)
+            self._lose(held)
+            return
+        self._beaten_at = now
+        self._watch(group)
+        self._bus.note_group(self.group, (group.generation, group.settled))
 
-    def _commit_operation(self, generation: int, offsets: Mapping[TopicPartition, int]) -> Operation[None]:
+    # -- membership ------------------------------------------------------------------------------------------------
+
+    def _note(self, group: lease.Group) -> None:
+        """This member has acknowledged the group's generation."""
+        self._held = group.generation
+        self._watch(group)
+        self._bus.note_group(self.group, (group.generation, group.settled))
+
+    def _watch(self, group: lease.Group) -> None:
+        if not self._closed:
+            self._peers.watch({each.process for each in group.members} - {lease.this_process()})
+
+    def _peer_ended(self) -> None:
+        async def look() -> None:
+            with suppress(TowlineError):  # the next heartbeat looks again
+                await self.beat()
+
+        self._looking = asyncio.create_task(look())
+
+    def _commit_operation(self, held: int, offsets: Mapping[TopicPartition, int]) -> Operation[None]:
         def operation(ledger: Ledger) -> None:
             try:
-                lease.beat(ledger, self.group, generation)
+                lease.check(ledger, self.group, self._member, held)
             except LostAssignment:
-                self._bus.call_soon(self._lose, generation)
+                self._bus.call_soon(self._lose, held)
                 raise
             ledger.commit_offsets(self.group, offsets)
 
         return operation
 
-    def _member_generation(self) -> int:
+    def _generation_held(self) -> int:
         if self._closed:
             raise BusDown(f"the consumer of group {self.group} is closed")
-        if self._generation is None or self._lost:
-            raise LostAssignment(f"group {self.group} was taken over by another member")
-        return self._generation
+        if self._held is None or self._lost:
+            raise LostAssignment(f"group {self.group} goes on without member {self._member}")
+        return self._held
 
-    def _lose(self, generation: int) -> None:
-        if generation == self._generation and not self._closed:
+    def _lose(self, held: int) -> None:
+        if held == self._held and not self._closed:
             self._lost = True
             self._bus.wake()
 
     async def _settle_membership(self) -> None:
-        """Give up what was taken over, join again, and tell the owner, before the next record is fetched."""
-        if self._lost:
-            lost, self._assignment = self._assignment, frozenset()
-            if lost and self._on_revoked is not None:
-                await self._on_revoked(lost)
+        """Until this member has its share of the present generation, or waits for others to acknowledge it.
+
+        The last look is not followed by an await: whatever changes after it wakes who waits.
+        """
+        while not self._closed:
+            generation, settled = self._bus.groups.get(self.group, (0, 0))
+            if self._lost or self._held is None:
+                await self._give_up()
+                await self._join_again()
+            elif generation > self._held:
+                await self._give_up()
+                await self._acknowledge(self._held)
+            elif settled == self._held and self._taken != self._held:
+                await self._take_over(self._held)
+            else:
+                return
+
+    async def _join_again(self) -> None:
+        try:
+            await self.join()
+        except Permanent as error:
+            raise LostAssignment(str(error)) from error
+
+    async def _acknowledge(self, held: int) -> None:
+        try:
+            self._note(
+                await self._bus.writer.submit(lambda ledger: lease.acknowledge(ledger, self.group, self._member, held))
+            )
+        except LostAssignment:
+            self._lose(held)
+
+    async def _give_up(self) -> None:
+        """Tell the loss; while it is told, what is finished can still be committed. When cancelled it is told again."""
+        if self._assignment and self._on_revoked is not None:
             try:
-                await self.join()
-            except Permanent as error:
-                raise LostAssignment(str(error)) from error
-        if self._assignment:
+                await self._on_revoked(self._assignment)
+            except asyncio.CancelledError:
+                raise
+            except BaseException:
+                self._assignment = frozenset()
+                raise
+        self._assignment = frozenset()
+        self._positions = {}
+        self._taken = None
+
+    async def _take_over(self, held: int) -> None:
+        positions = await self._bus.writer.submit(lambda ledger: self._share(ledger, held))
+        if positions is None:  # the next generation has begun meanwhile
             return
-        gained = []
-        for name in self._topics:
-            topic = await self._bus.reader.topic(name)
-            gained += [TopicPartition(name, partition) for partition in range(topic.partitions)]
-        self._positions = await self._bus.writer.submit(
-            lambda ledger: {at: ledger.committed(self.group, at) or 0 for at in gained}
-        )
-        self._assignment = frozenset(gained)
-        if self._on_assigned is not None:
+        self._positions = positions
+        self._assignment = frozenset(positions)
+        if self._assignment and self._on_assigned is not None:
             try:
                 await self._on_assigned(self._assignment)
             except BaseException:
                 self._assignment = frozenset()  # so that the next fetch tells it again
                 raise
+        self._taken = held
+
+    def _share(self, ledger: Ledger, held: int) -> dict[TopicPartition, int] | None:
+        group = lease.find(ledger, self.group)
+        if group.generation != held:
+            self._bus.call_soon(self._bus.note_group, self.group, (group.generation, group.settled))
+            return None
+        partitions = {name: ledger.topic(name).partitions for name in self._topics}
+        shares = range_assignment({each.name: each.topics for each in group.members}, partitions)
+        mine = sorted(shares.get(self._member, ()))
+        return {at: ledger.committed(self.group, at) or 0 for at in mine}
 
     async def _take(self, limit: int) -> list[Record]:
         heads = self._bus.heads

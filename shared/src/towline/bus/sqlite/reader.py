@@ -82,6 +82,14 @@ class Reader:
         except sqlite3.Error as error:
             raise explain(self._path, error) from error
 
+    def groups(self) -> dict[str, tuple[int, int]]:
+        """Group → its generation, and the last one in force. On the event loop: the table is a page."""
+        try:
+            rows = self._watch.execute("SELECT grp, generation, settled FROM groups")
+            return {group: (generation, settled) for group, generation, settled in rows}
+        except sqlite3.Error as error:
+            raise explain(self._path, error) from error
+
     async def close(self) -> None:
         if self._closed:
             return

@@ -15,7 +15,7 @@ from pathlib import Path
 from towline.bus.port import BusDown
 from towline.errors import Permanent
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 5.0
 
 _DDL = """
@@ -30,6 +30,7 @@ CREATE TABLE heads (
     topic INTEGER NOT NULL,
     partition INTEGER NOT NULL,
     next INTEGER NOT NULL,
+    generation INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (topic, partition)
 ) WITHOUT ROWID;
 CREATE TABLE records (
@@ -57,14 +58,35 @@ CREATE TABLE offsets (
     next INTEGER NOT NULL,
     PRIMARY KEY (grp, topic, partition)
 ) WITHOUT ROWID;
-CREATE TABLE leases (
+"""
+
+_GROUPS = """
+CREATE TABLE groups (
     grp TEXT PRIMARY KEY,
     generation INTEGER NOT NULL,
-    member TEXT,
-    process TEXT,
-    heartbeat_ms INTEGER NOT NULL
+    settled INTEGER NOT NULL,
+    since_ms INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE members (
+    grp TEXT NOT NULL,
+    member TEXT NOT NULL,
+    process TEXT NOT NULL,
+    topics TEXT NOT NULL,
+    heartbeat_ms INTEGER NOT NULL,
+    acknowledged INTEGER NOT NULL,
+    PRIMARY KEY (grp, member)
 ) WITHOUT ROWID;
 """
+"""`groups` and `members` belong to `lease`."""
+
+_TO_MEMBERS = """
+INSERT INTO groups SELECT grp, generation, generation, 0 FROM leases;
+DROP TABLE leases;
+ALTER TABLE heads ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
+"""
+
+_MIGRATIONS = {1: (_GROUPS, _TO_MEMBERS)}
+"""Version → what makes the next one of it. A process of the older version that still runs loses its groups."""
 
 
 def create_file(path: Path) -> None:
@@ -115,12 +137,23 @@ def _make_or_check(connection: sqlite3.Connection, path: Path, version: int) -> 
         )
     if version == SCHEMA_VERSION:
         return
+    if version:
+        for older in range(version, SCHEMA_VERSION):
+            _execute(connection, *_MIGRATIONS[older])
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        return
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if tables:
         raise Permanent(f"{path} is a database of something else, not a Towline bus: name another file")
-    for statement in _DDL.split(";"):
-        connection.execute(statement)
+    _execute(connection, _DDL, _GROUPS)
     connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+
+def _execute(connection: sqlite3.Connection, *scripts: str) -> None:
+    """One statement after the other: `executescript` would commit what is under way."""
+    for script in scripts:
+        for statement in script.split(";"):
+            connection.execute(statement)
 
 
 def explain(path: Path, error: Exception) -> Exception:
