@@ -282,3 +282,18 @@ async def test_what_was_published_is_there_after_the_bus_is_opened_again(ground:
 
     assert [record.value for record in await again.read(at)] == [b"before", b"after"]
     assert offset == 1
+
+
+async def test_a_record_keeps_the_time_that_it_is_given(ground: Ground, bus: Bus) -> None:
+    topic = ground.topic(partitions=1)
+    await bus.ensure([topic])
+    at = TopicPartition(topic.name, 0)
+    await bus.publish([NewRecord(topic.name, "k", b"1", timestamp_ms=1_500_000_000_001)])
+    await bus.append(
+        at, [NewRecord(topic.name, "k", b"2", timestamp_ms=1_500_000_000_002), NewRecord(topic.name, "k", b"3")]
+    )
+
+    times = [record.timestamp_ms for record in (await ground.everything(bus, topic))[at]]
+
+    assert times[:2] == [1_500_000_000_001, 1_500_000_000_002]
+    assert times[2] > 1_700_000_000_000

@@ -56,6 +56,8 @@ class NewRecord:
     value: bytes | None
     headers: Mapping[str, bytes] = field(default_factory=dict)
     partition: int | None = None
+    timestamp_ms: int | None = None
+    """When it was first written, for a log that moves; None: now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from towline.bus.assign import range_assignment
@@ -83,7 +83,7 @@ class MemoryLog:
         kept = self.records.setdefault(at, [])
         if self.topics[at.topic].cleanup is Cleanup.COMPACT:
             kept[:] = [older for older in kept if older.key != record.key]
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = record.timestamp_ms if record.timestamp_ms is not None else time.time_ns() // 1_000_000
         headers = dict(record.headers)
         kept.append(Record(at.topic, at.partition, offset, record.key, record.value, headers, now_ms))
         return offset
@@ -177,7 +177,7 @@ class MemoryBus:
         await self.reach("append", done=False)
         first = self.log.heads.get(self.log.check(at), 0)
         for record in records:
-            self.log.add(NewRecord(record.topic, record.key, record.value, record.headers, at.partition))
+            self.log.add(replace(record, partition=at.partition))
         self.log.wake()
         await self.reach("append", done=True)
         return first

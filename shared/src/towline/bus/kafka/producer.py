@@ -34,6 +34,7 @@ class Producer:
                     key=record.key.encode(),
                     partition=partition,
                     headers=list(record.headers.items()),
+                    timestamp_ms=record.timestamp_ms,
                 )
                 for record, partition in records
             ]
@@ -46,7 +47,7 @@ class Producer:
             batch = producer.create_batch()
             for record in records:
                 added = batch.append(
-                    timestamp=None,
+                    timestamp=record.timestamp_ms,
                     key=record.key.encode(),
                     value=record.value,
                     headers=list(record.headers.items()),

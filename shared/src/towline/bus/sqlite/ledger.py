@@ -88,10 +88,11 @@ class Ledger:
             partition = partition_of(record.key, topic.partitions)
         at = TopicPartition(topic.name, partition)
         offset = self.head(at)
+        timestamp_ms = self.now_ms if record.timestamp_ms is None else record.timestamp_ms
         self.connection.execute(
             "INSERT INTO records (topic, partition, offset, timestamp_ms, key, headers, value)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (topic.id, partition, offset, self.now_ms, record.key, pack_headers(record.headers), record.value),
+            (topic.id, partition, offset, timestamp_ms, record.key, pack_headers(record.headers), record.value),
         )
         if topic.cleanup is Cleanup.COMPACT:
             self._compact(topic.id, partition, record.key, offset)
