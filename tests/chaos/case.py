@@ -124,7 +124,7 @@ class Case:
         await self.bus.close()
         if error is not None:
             for member in self.members:
-                print(f"--- {member.log.name}\n{member.said()[-4000:]}")
+                error.add_note(f"--- {member.log.name}\n{member.said()[-4000:]}")
 
     # -- members ------------------------------------------------------------------------------------------------
 
@@ -208,8 +208,8 @@ class Case:
     # -- what is fed --------------------------------------------------------------------------------------------
 
     def feed(self) -> None:
-        """Begin to feed the numbers, some of them twice, never too far ahead of the ledger."""
-        self._feeding = asyncio.create_task(self._feed())
+        """Begin to feed the numbers, some of them twice, never too far ahead of the ledger; once is enough."""
+        self._feeding = self._feeding or asyncio.create_task(self._feed())
 
     async def applied(self, count: int) -> None:
         """So many things are in the ledger, or all there will be."""
@@ -217,6 +217,12 @@ class Case:
         await self._patiently(
             self.ledger.until(lambda: len(self.ledger.applied) >= count),
             lambda: f"{len(self.ledger.applied)} of {count} effects were applied",
+        )
+
+    async def held(self, count: int) -> None:
+        """So many puts wait in vain for their answer."""
+        await self._patiently(
+            self.ledger.until(lambda: self.ledger.held >= count), lambda: f"{self.ledger.held} puts were held up"
         )
 
     @property
@@ -229,6 +235,7 @@ class Case:
         return self.draw.randint(1, self.wanted * 2 // 3)
 
     async def _feed(self) -> None:
+        await self.ledger.until(lambda: bool(self.ledger.notes))  # the first member made the topics
         for key in self.keys:
             self.fed[key] += [f"{TICK} {n}" for n in range(1, self.amount.ticks + 1)]
         given = 0

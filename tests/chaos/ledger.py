@@ -37,19 +37,38 @@ class Ledger:
     path: Path
     attempts: list[Attempt] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """`<member> <what>`, such as `a ready`."""
+    """`<member> <what>`, such as `a ready`, in the order noted."""
 
     def __post_init__(self) -> None:
+        self._noted_after: list[int] = []
+        """For each note the attempts there were."""
         self.answering = asyncio.Event()
         """While cleared, puts are applied and not answered: effects are slow."""
         self.answering.set()
         self._ids: set[str] = set()
         self._changed = asyncio.Event()
+        self._held = 0
         self._runner: web.AppRunner | None = None
 
     @property
     def applied(self) -> list[Attempt]:
         return [attempt for attempt in self.attempts if attempt.applied]
+
+    @property
+    def held(self) -> int:
+        """Puts that wait for their answer."""
+        return self._held
+
+    def mark(self) -> tuple[int, int]:
+        """This moment, for `changed_by`."""
+        return len(self.attempts), len(self.notes)
+
+    def changed_by(self, pid: int, since: tuple[int, int], *, until: str) -> list[Attempt]:
+        """What this process applied after a moment and before it noted `until`."""
+        attempts, notes = since
+        later = [index for index in range(notes, len(self.notes)) if self.notes[index] == until]
+        end = self._noted_after[later[0]] if later else len(self.attempts)
+        return [each for each in self.attempts[attempts:end] if each.applied and each.pid == pid]
 
     async def open(self) -> None:
         app = web.Application()
@@ -80,12 +99,15 @@ class Ledger:
                 asked["id"], asked["key"], asked["thing"], asked["member"], asked["pid"], time.monotonic(), applied=new
             )
         )
+        self._held += 1
         self._changed.set()
         await self.answering.wait()
+        self._held -= 1
         return web.Response(text="applied" if new else "already")
 
     async def _note(self, request: web.Request) -> web.Response:
         self.notes.append(await request.text())
+        self._noted_after.append(len(self.attempts))
         self._changed.set()
         return web.Response()
 

@@ -1,0 +1,132 @@
+"""The faults: what each does to the members, the broker or the disk while numbers are fed, and what must hold after.
+
+Where and when a fault strikes comes from the case's seed. `STEPS` are the places of a turn at which a consumer is
+killed: the runtime's own (`killpoint`) and the calls of the bus port around them, in the order of a turn.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from tests.chaos.case import Broken, Case, Member
+from tests.chaos.mortal import Death
+
+from towline.bus.partition import partition_of
+from towline.flow import PARTITIONS
+
+Fault = Callable[[Case], Awaitable[None]]
+KILLED = -signal.SIGKILL
+
+
+@dataclass(frozen=True)
+class Step:
+    """`share` is how much of all effects pass it at least: the n-th passage is chosen below that."""
+
+    name: str
+    share: float
+    death: Death | None = None
+
+    async def start(self, case: Case, n: int) -> Member:
+        """A member that dies at the n-th passage."""
+        if self.death is None:
+            return await case.start(ready=False, kill_at=f"{self.name}#{n}")
+        return await case.start(ready=False, death=self.death.model_copy(update={"n": n}))
+
+
+STEPS = (
+    Step("received", 0.5),
+    Step("before append", 0.5, Death(call="append")),
+    Step("stored", 0.5),
+    Step("before publish", 0.5, Death(call="publish")),
+    Step("published", 0.5),
+    Step("started", 0.5),
+    Step("done", 0.5),
+    Step("told", 0.2),
+    Step("before commit", 0.0, Death(call="commit")),
+    Step("committed", 0.0),
+)
+
+
+def killed_at(step: Step) -> Fault:
+    """kill -9 of the only member at this step of a turn, once or twice, and a start after each."""
+
+    async def fault(case: Case) -> None:
+        for _ in range(case.draw.randint(1, 2)):
+            most = max(1, int(step.share * (case.wanted - len(case.ledger.applied))) // 2)
+            member = await step.start(case, case.draw.randint(1, most))
+            case.feed()
+            await _dies(case, member, step.name)
+        await case.quiet(await case.start())
+
+    return fault
+
+
+async def zombie(case: Case) -> None:
+    """SIGSTOP for longer than the session timeout: the other takes over, and who comes back changes nothing."""
+    a, b = await case.start("a"), await case.start("b")
+    case.feed()
+    await case.applied(case.somewhere())
+    sleeper, other = case.draw.sample((a, b), 2)
+    noted = len(case.ledger.notes)
+    sleeper.signal(signal.SIGSTOP)
+    await case.noted(f"{other.name} assign done", since=noted)
+    if case.draw.random() < 0.5:
+        await case.applied(case.somewhere())
+    awake = case.ledger.mark()
+    sleeper.signal(signal.SIGCONT)
+    await case.all_said()
+    if said := case.ledger.changed_by(sleeper.process.pid, awake, until=f"{sleeper.name} assign"):
+        raise Broken(f"a zombie changed the ledger before it had its partitions anew: {said}")
+    await case.quiet(a, b)
+
+
+async def killed_in_turn(case: Case) -> None:
+    """A third member joins: one dies as it gives its partitions up, another as it gets its new ones."""
+    first = Death(call="revoke", when=case.draw.choice(("before", "after")), n=2)
+    second = Death(call="assign", when=case.draw.choice(("before", "after")), n=2)
+    a = await case.start("a", death=first)
+    b = await case.start("b", death=second)
+    case.feed()
+    await case.applied(case.somewhere())
+    c = await case.start("c", ready=False)
+    await _dies(case, a, "giving its partitions up")
+    d = await case.start("d", ready=False)
+    await _dies(case, b, "getting its partitions")
+    await case.quiet(c, d)
+
+
+async def drained(case: Case) -> None:
+    """SIGTERM while effects hang: it ends in order within the time, and the next start does what was left."""
+    member = await case.start()
+    case.feed()
+    await case.applied(case.somewhere())
+    case.ledger.answering.clear()
+    await case.held(1)
+    await case.drained(member)
+    await case.commits_hold()
+    case.ledger.answering.set()
+    await case.quiet(await case.start())
+
+
+async def killed_while_loading(case: Case) -> None:
+    """kill -9 while a big state is loaded, at any partition of it, twice."""
+    member = await case.start()
+    case.feed()
+    await case.applied(case.somewhere() + case.wanted // 3)
+    await case.kill(member)
+    await case.commits_hold()
+    held = len({partition_of(key, PARTITIONS) for key in case.keys})
+    for _ in range(2):
+        death = Death(call="read", when=case.draw.choice(("before", "after")), n=case.draw.randint(1, held))
+        await _dies(case, await case.start(death=death, ready=False), "loading")
+    await case.quiet(await case.start())
+
+
+async def _dies(case: Case, member: Member, what: str) -> None:
+    code = await case.ended(member)
+    if code != KILLED:
+        raise Broken(f"{member.log.name} ended with {code} and not by {what}: {member.said()[-2000:]}")
+    if not any(each.running for each in case.members):
+        await case.commits_hold()
