@@ -5,6 +5,7 @@ Rules that must hold:
 - Records of one key are worked off one after the other, in the order read; keys do not wait for each other.
 - A turn's rows are durable before anything of it leaves, and what it publishes is out before the next turn of the
   lane begins; after a crash the outbox leaves again under the same ids.
+- A record that changes nothing is finished where it is read; whatever must be waited for gets a task of its lane.
 - A record is finished when its turn is applied, it changed nothing, or its bytes are among the dead letters.
 """
 
@@ -14,8 +15,9 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Generic
 
 from towline import flow, killpoint
@@ -37,6 +39,9 @@ from towline.telemetry import log as logs
 from towline.telemetry import metrics, trace
 
 log = logging.getLogger(__name__)
+
+Rest = Callable[[], Awaitable[None]]
+"""What is left to do with a record, and must be waited for."""
 
 
 class Intake(Generic[S]):
@@ -63,6 +68,7 @@ class Intake(Generic[S]):
         self._now = now
         self._fail = fail
         self._queues: dict[str, deque[tuple[Record, Progress]]] = {}
+        """Key with a record in work → the records behind it."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
         handles: set[type[Event]] = {*flow.consumed_by(service.name), *service.inbox, EffectFailed, TimerFired}
         self._types = frozenset(event.type for event in handles)
@@ -82,8 +88,12 @@ class Intake(Generic[S]):
         if queue is not None:
             queue.append((record, progress))
             return
-        self._queues[record.key] = deque(((record, progress),))
-        task = asyncio.create_task(self._work_off(record.key))
+        rest = self._begin(record)
+        if rest is None:
+            self._commits.finished(record.position, progress, record.offset)
+            return
+        self._queues[record.key] = deque()
+        task = asyncio.create_task(self._work_off(record, progress, rest))
         self._tasks[record.key] = task
         task.add_done_callback(self._ended)
 
@@ -100,27 +110,28 @@ class Intake(Generic[S]):
         leaving = []
         for key, queue in self._queues.items():
             if self._lanes.partition_of(key) in partitions:
-                while len(queue) > 1:
-                    queue.pop()
+                queue.clear()
                 leaving.append(self._tasks[key])
         await _end(leaving, seconds)
 
     async def drain(self, seconds: float) -> None:
         for queue in self._queues.values():
-            while len(queue) > 1:
-                queue.pop()
+            queue.clear()
         await _end(list(self._tasks.values()), seconds)
 
     # -- one key ------------------------------------------------------------------------------------------------
 
-    async def _work_off(self, key: str) -> None:
-        queue = self._queues[key]
+    async def _work_off(self, record: Record, progress: Progress, rest: Rest | None) -> None:
+        key, queue = record.key, self._queues[record.key]
         try:
-            while queue:
-                record, progress = queue[0]
-                await self._handle(record)
-                queue.popleft()
+            while True:
+                if rest is not None:
+                    await rest()
                 self._commits.finished(record.position, progress, record.offset)
+                if not queue:
+                    return
+                record, progress = queue.popleft()
+                rest = self._begin(record)
         finally:
             del self._queues[key], self._tasks[key]
 
@@ -128,24 +139,33 @@ class Intake(Generic[S]):
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
 
-    async def _handle(self, record: Record) -> None:
-        started = time.perf_counter()
+    def _begin(self, record: Record) -> Rest | None:
+        """Read the record and decide on it; what is left to be waited for, None when nothing is."""
+        began = time.perf_counter()
         try:
             envelope = codec.decode(record)
         except Undecodable as error:
-            await self._dead.bury(record, str(error))
-            return
+            return partial(self._dead.bury, record, str(error))
         event = envelope.event
         change = getattr(event, "change", None)
         trace_id = trace.trace_id_in(envelope.traceparent, change=change)
-        with logs.bound(service=self._name, event=envelope.id, change=change, trace=trace_id):
+        about = logs.bound(service=self._name, event=envelope.id, change=change, trace=trace_id)
+        with about:
             killpoint.passed(self._name, "received", type(event).__name__)
             forward = self._service.forwards.get(type(event)) if record.topic != self._inbox else None
             if forward is not None:
-                await self._forward(record, envelope, forward)
+                rest: Rest | None = partial(self._forward, record, envelope, forward)
             else:
-                await self._decide(record, envelope)
-        metrics.event(self._name, type(event).type, time.perf_counter() - started)
+                rest = self._decide(record, envelope, change)
+        if rest is None:
+            metrics.event(self._name, type(event).type, time.perf_counter() - began)
+            return None
+        return partial(self._finish, rest, about, type(event).type, began)
+
+    async def _finish(self, rest: Rest, about: logs.bound, event_type: str, began: float) -> None:
+        with about:
+            await rest()
+        metrics.event(self._name, event_type, time.perf_counter() - began)
 
     async def _forward(self, record: Record, envelope: Envelope, forward: Forward) -> None:
         try:
@@ -157,23 +177,32 @@ class Intake(Generic[S]):
             log.exception("an event cannot be forwarded", extra={"key": record.key})
             await self._dead.bury(record, f"{type(error).__name__} while forwarding {type(envelope.event).__name__}")
 
-    async def _decide(self, record: Record, envelope: Envelope) -> None:
+    def _decide(self, record: Record, envelope: Envelope, change: str | None) -> Rest | None:
         lane = self._lanes.get(envelope.key)
         if lane.parked is not None:
-            await self._dead.bury(record, f"the key is parked: {lane.parked}")
-            return
-        name, change = type(envelope.event).__name__, getattr(envelope.event, "change", None)
-        with trace.span(f"{self._name} {name}", envelope.traceparent, change=change) as span:
-            at = Arrival(record.topic, record.offset + 1)
+            return partial(self._dead.bury, record, f"the key is parked: {lane.parked}")
+        span = trace.begin(f"{self._name} {type(envelope.event).__name__}", envelope.traceparent, change=change)
+        at = Arrival(record.topic, record.offset + 1)
+        try:
+            turn = take(self._service, lane, envelope, at, self._now(), _leaves(span.context))
+        except Exception as error:
+            span.end()
+            return partial(self._dead.park, record, error)
+        if turn is None:
+            span.end()
+            return None
+        return partial(self._apply, record, turn, span)
+
+    async def _apply(self, record: Record, turn: Turn[S], span: trace.Span) -> None:
+        try:
             try:
-                turn = take(self._service, lane, envelope, at, self._now(), _leaves(span))
-                if turn is not None:
-                    await self._lanes.store(turn)
+                await self._lanes.store(turn)
             except Exception as error:
                 await self._dead.park(record, error)
                 return
-            if turn is not None:
-                await self._set_going(turn)
+            await self._set_going(turn)
+        finally:
+            span.end()
 
     async def _set_going(self, turn: Turn[S]) -> None:
         key = turn.lane.key

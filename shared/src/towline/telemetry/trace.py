@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 
 from opentelemetry import trace as otel
@@ -33,7 +33,7 @@ from towline.ids import digest_of
 
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 """W3C Trace Context level 1, §3.2; anything else counts as absent, also what a later version may add behind it."""
-_TRACEPARENT_BYTES = 55
+_TRACEPARENT_LENGTH = 55
 _RATIO_BITS = (1 << 64) - 1
 """The part of a trace id that is compared with the share, as OpenTelemetry's TraceIdRatioBased does."""
 
@@ -46,7 +46,6 @@ def use(provider: TracerProvider | None, *, share: float = 1.0) -> None:
     global _tracer, _sampled_below
     _tracer = None if provider is None else provider.get_tracer("towline")
     _sampled_below = 0 if provider is None else round(share * (_RATIO_BITS + 1))
-    _root.cache_clear()
 
 
 def use_global() -> None:
@@ -64,69 +63,97 @@ def use_global() -> None:
 
 
 def trace_id_of(change: str) -> int:
-    return int(digest_of("trace", change)[:32], 16)
+    return int(_trace_id(change), 16)
+
+
+class Span:
+    """One under way; `end` it once. `context` is its traceparent, None where there is no trace."""
+
+    __slots__ = ("_span", "context")
+
+    def __init__(self, context: str | None, span: otel.Span | None = None) -> None:
+        self.context = context
+        self._span = span
+
+    def end(self) -> None:
+        if self._span is not None:
+            self._span.end()
+
+    @contextmanager
+    def as_current(self) -> Iterator[str | None]:
+        """Around a block: what it calls may make spans of its own below this one; ended with the block."""
+        if self._span is None:
+            yield self.context
+            return
+        with otel.use_span(self._span, end_on_exit=True):
+            yield self.context
+
+
+def begin(name: str, parent: str | None, *, change: str | None = None, linked: bool = False) -> Span:
+    """A span from now on.
+
+    It starts in the change's own trace where `change` is given and `parent` belongs to another, and links to the parent
+    then. With `linked` it stands beside its parent instead of below it, for what comes long after the parent ended.
+    """
+    return _started(name, parent, change, linked, SpanKind.CONSUMER)
 
 
 def span(
     name: str, parent: str | None, *, change: str | None = None, linked: bool = False
 ) -> AbstractContextManager[str | None]:
-    """A span around the block; yields its `traceparent`, None where there is no trace.
-
-    It starts in the change's own trace where `change` is given and `parent` belongs to another, and links to the parent
-    then. With `linked` it stands beside its parent instead of below it, for what comes long after the parent ended.
-    """
-    tracer = _tracer
-    if tracer is None or not _is_recorded(parent, change):
-        return nullcontext(_passed_on(parent, change))
-    return _recorded(tracer, name, parent, change, linked)
+    """As `begin`, around a block; yields its `traceparent`."""
+    return _started(name, parent, change, linked, SpanKind.CONSUMER).as_current()
 
 
 def publish(name: str, parent: str | None, *, change: str | None = None, linked: bool = False) -> str | None:
-    """The context for something that leaves: a producer span that ends at once. Placed as `span` is."""
-    tracer = _tracer
-    if tracer is None or not _is_recorded(parent, change):
-        return _passed_on(parent, change)
-    context, links = _placed(parent, change, linked)
-    current = tracer.start_span(name, context, SpanKind.PRODUCER, links=links)
-    current.end()
-    return _format(current.get_span_context())
+    """The context for something that leaves: a producer span that ends at once. Placed as `begin` does."""
+    made = _started(name, parent, change, linked, SpanKind.PRODUCER)
+    made.end()
+    return made.context
 
 
-def well_formed(header: bytes | None) -> str | None:
+def well_formed(context: str | bytes | None) -> str | None:
     """A context as it came from outside; None where it is none, whatever its bytes are."""
-    text = "" if header is None or len(header) > _TRACEPARENT_BYTES else header.decode("ascii", "replace")
+    if context is None or len(context) != _TRACEPARENT_LENGTH:
+        return None
+    text = context if isinstance(context, str) else context.decode("ascii", "replace")
     return text if _TRACEPARENT.fullmatch(text) else None
 
 
 def trace_id_in(traceparent: str | None, *, change: str | None = None) -> str | None:
     """The trace id in hex, for logs: the change's where there is one; None where there is no valid context."""
     if change is not None:
-        return f"{_root(change).trace_id:032x}"
-    return traceparent[3:35] if traceparent and _TRACEPARENT.fullmatch(traceparent) else None
+        return _trace_id(change)
+    known = well_formed(traceparent)
+    return None if known is None else known[3:35]
 
 
-@contextmanager
-def _recorded(tracer: Tracer, name: str, parent: str | None, change: str | None, linked: bool) -> Iterator[str]:
+def _started(name: str, parent: str | None, change: str | None, linked: bool, kind: SpanKind) -> Span:
+    if _tracer is None or not _is_recorded(parent, change):
+        return Span(_passed_on(parent, change))
     context, links = _placed(parent, change, linked)
-    with tracer.start_as_current_span(name, context, SpanKind.CONSUMER, links=links) as current:
-        yield _format(current.get_span_context())
+    made = _tracer.start_span(name, context, kind, links=links)
+    return Span(_format(made.get_span_context()), made)
 
 
 def _is_recorded(parent: str | None, change: str | None) -> bool:
     """By the change's trace where there is one, else as the parent was; a trace of its own is left to the provider."""
     if change is not None:
-        return _root(change).trace_flags.sampled
+        return _is_sampled(trace_id_of(change))
     context = _parse(parent)
     return _sampled_below > 0 and (context is None or context.trace_flags.sampled)
 
 
+def _is_sampled(trace_id: int) -> bool:
+    return trace_id & _RATIO_BITS < _sampled_below
+
+
 def _passed_on(parent: str | None, change: str | None) -> str | None:
     """The context of a span that is not made: its parent's, in the trace where the span would have been."""
-    trace_id = trace_id_in(parent)
-    if change is None:
-        return None if trace_id is None else parent
-    root = _root(change)
-    return parent if trace_id == f"{root.trace_id:032x}" else _format(root)
+    known = well_formed(parent)
+    if change is None or (known is not None and known[3:35] == _trace_id(change)):
+        return known
+    return _format(_root(change))
 
 
 def _placed(parent: str | None, change: str | None, linked: bool) -> tuple[Context, list[Link]]:
@@ -140,12 +167,19 @@ def _placed(parent: str | None, change: str | None, linked: bool) -> tuple[Conte
 
 
 @lru_cache(maxsize=1024)
+def _digest(change: str) -> str:
+    return digest_of("trace", change)
+
+
+def _trace_id(change: str) -> str:
+    return _digest(change)[:32]
+
+
 def _root(change: str) -> SpanContext:
-    digest = digest_of("trace", change)
-    trace_id = int(digest[:32], 16)
-    sampled = trace_id & _RATIO_BITS < _sampled_below
-    flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
-    return SpanContext(trace_id, int(digest[32:48], 16), is_remote=True, trace_flags=flags)
+    """The parent of what begins a change's trace: nobody's span, the same for everybody."""
+    trace_id, span_id = trace_id_of(change), int(_digest(change)[32:48], 16)
+    flags = TraceFlags(TraceFlags.SAMPLED if _is_sampled(trace_id) else TraceFlags.DEFAULT)
+    return SpanContext(trace_id, span_id, is_remote=True, trace_flags=flags)
 
 
 def _within(context: SpanContext | None) -> Context:
@@ -158,7 +192,7 @@ def _format(context: SpanContext) -> str:
 
 
 def _parse(traceparent: str | None) -> SpanContext | None:
-    if traceparent is None or _TRACEPARENT.fullmatch(traceparent) is None:
+    if (known := well_formed(traceparent)) is None:
         return None
-    _, trace_id, span_id, flags = traceparent.split("-")
+    _, trace_id, span_id, flags = known.split("-")
     return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16)))
