@@ -16,6 +16,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Generic
@@ -28,11 +29,21 @@ from towline.delivery.dead import DeadLetters
 from towline.delivery.effects import Effects
 from towline.delivery.lane import Lane, OutboxItem
 from towline.delivery.lanes import Lanes
-from towline.delivery.model import Effect, EffectFailed, Envelope, Forward, S, Service, TimerFired
+from towline.delivery.letters import Kind
+from towline.delivery.model import (
+    Effect,
+    EffectFailed,
+    Envelope,
+    Forward,
+    ReplayRequested,
+    S,
+    Service,
+    TimerFired,
+)
 from towline.delivery.outlast import outlast
 from towline.delivery.progress import Progress
 from towline.delivery.timers import Timers
-from towline.delivery.turn import Arrival, Turn, forwarded, take
+from towline.delivery.turn import Arrival, Turn, forwarded, handled, take
 from towline.errors import Undecodable
 from towline.events.base import Event
 from towline.telemetry import log as logs
@@ -64,13 +75,19 @@ class Intake(Generic[S]):
         self._effects = effects
         self._timers = timers
         self._commits = commits
-        self._dead = DeadLetters(service.name, bus, lanes)
+        self._dead = DeadLetters(service.name, bus, lanes, self._handle)
         self._now = now
         self._fail = fail
         self._queues: dict[str, deque[tuple[Record, Progress]]] = {}
         """Key with a record in work → the records behind it."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        handles: set[type[Event]] = {*flow.consumed_by(service.name), *service.inbox, EffectFailed, TimerFired}
+        handles: set[type[Event]] = {
+            *flow.consumed_by(service.name),
+            *service.inbox,
+            EffectFailed,
+            TimerFired,
+            ReplayRequested,
+        }
         self._types = frozenset(event.type for event in handles)
 
     @property
@@ -81,7 +98,8 @@ class Intake(Generic[S]):
     def accept(self, record: Record) -> None:
         progress = self._commits.progress(record.position)
         progress.started(record.offset)
-        if codec.type_of(record) not in self._types and "ce_type" in record.headers:
+        foreign = record.topic != self._inbox and codec.type_of(record) not in self._types
+        if foreign and "ce_type" in record.headers:
             self._commits.finished(record.position, progress, record.offset)
             return
         queue = self._queues.get(record.key)
@@ -139,28 +157,41 @@ class Intake(Generic[S]):
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
 
+    async def _handle(self, record: Record) -> None:
+        rest = self._begin(record)
+        if rest is not None:
+            await rest()
+
     def _begin(self, record: Record) -> Rest | None:
         """Read the record and decide on it; what is left to be waited for, None when nothing is."""
         began = time.perf_counter()
         try:
             envelope = codec.decode(record)
         except Undecodable as error:
-            return partial(self._dead.bury, record, str(error))
+            return partial(self._dead.bury, record, str(error), Kind.UNDECODABLE)
         event = envelope.event
+        if event.type not in self._types:
+            reason = f"this version of {self._name} takes no event of type {event.type!r}"
+            return partial(self._dead.bury, record, reason, Kind.UNDECODABLE)
         change = getattr(event, "change", None)
         trace_id = trace.trace_id_in(envelope.traceparent, change=change)
         about = logs.bound(service=self._name, event=envelope.id, change=change, trace=trace_id)
         with about:
             killpoint.passed(self._name, "received", type(event).__name__)
-            forward = self._service.forwards.get(type(event)) if record.topic != self._inbox else None
-            if forward is not None:
-                rest: Rest | None = partial(self._forward, record, envelope, forward)
-            else:
-                rest = self._decide(record, envelope, change)
+            rest = self._rest(record, envelope, change)
         if rest is None:
             metrics.event(self._name, type(event).type, time.perf_counter() - began)
             return None
         return partial(self._finish, rest, about, type(event).type, began)
+
+    def _rest(self, record: Record, envelope: Envelope, change: str | None) -> Rest | None:
+        if isinstance(envelope.event, ReplayRequested):
+            asked = record.topic == self._inbox and not self._dead.is_replayed(record)
+            return partial(self._dead.replay, envelope, envelope.event) if asked else None
+        forward = self._service.forwards.get(type(envelope.event)) if record.topic != self._inbox else None
+        if forward is not None:
+            return partial(self._forward, record, envelope, forward)
+        return self._decide(record, envelope, change)
 
     async def _finish(self, rest: Rest, about: logs.bound, event_type: str, began: float) -> None:
         with about:
@@ -168,6 +199,8 @@ class Intake(Generic[S]):
         metrics.event(self._name, event_type, time.perf_counter() - began)
 
     async def _forward(self, record: Record, envelope: Envelope, forward: Forward) -> None:
+        if self._dead.is_replayed(record):  # its copies are known by their ids: later ones may have been handled
+            envelope = replace(envelope, lane=None, sequence=None)
         try:
             copies = forwarded(self._name, envelope, record.topic, forward(envelope))
             records = [codec.encode(copy, self._inbox) for copy in copies]
@@ -175,14 +208,17 @@ class Intake(Generic[S]):
                 await outlast(self._name, lambda: self._bus.publish(records))
         except Exception as error:
             log.exception("an event cannot be forwarded", extra={"key": record.key})
-            await self._dead.bury(record, f"{type(error).__name__} while forwarding {type(envelope.event).__name__}")
+            reason = f"{type(error).__name__} while forwarding {type(envelope.event).__name__}"
+            await self._dead.bury(record, reason, Kind.UNFORWARDED)
 
     def _decide(self, record: Record, envelope: Envelope, change: str | None) -> Rest | None:
-        lane = self._lanes.get(envelope.key)
-        if lane.parked is not None:
-            return partial(self._dead.bury, record, f"the key is parked: {lane.parked}")
+        lane, replayed = self._lanes.get(envelope.key), self._dead.is_replayed(record)
+        at = Arrival(record.topic, record.offset + 1, replayed)
+        if lane.parked is not None and not replayed:
+            if handled(lane, envelope, at):  # before the key was parked: it came again
+                return None
+            return partial(self._dead.bury, record, f"the key is parked: {lane.parked}", Kind.PARKED)
         span = trace.begin(f"{self._name} {type(envelope.event).__name__}", envelope.traceparent, change=change)
-        at = Arrival(record.topic, record.offset + 1)
         try:
             turn = take(self._service, lane, envelope, at, self._now(), _leaves(span.context))
         except Exception as error:

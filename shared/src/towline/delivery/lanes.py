@@ -96,6 +96,11 @@ class Lanes(Generic[S]):
         await self._append(key, {"parked": reason.encode()})
         self._keep(key, replace(self.get(key), parked=reason))
 
+    async def release(self, key: str) -> None:
+        """The key is parked no more."""
+        await self._append(key, {"parked": None})
+        self._keep(key, replace(self.get(key), parked=None))
+
     async def flush(self, busy: Collection[str]) -> None:
         """Write what only says "done", in one batch per partition; a busy lane takes it along with its next turn."""
         batches: dict[int, list[NewRecord]] = {}

@@ -99,6 +99,20 @@ class TimerFired(Event):
         return self.name
 
 
+class ReplayRequested(Event):
+    """An operator asks for dead letters of this key: the runtime takes them up again, and no `decide` sees this."""
+
+    type: ClassVar[str] = "dev.cdeventsx.towline-replay.requested.0.1.0"
+    by: str
+    reason: str = ""
+    letters: tuple[str, ...] = Field((), description="Their ids; none means all of the key, which is then released.")
+    since: int = Field(0, description="Where the first of them stands in the key's partition of the dead letters.")
+
+    @property
+    def subject(self) -> str:
+        return self.by
+
+
 @dataclass(frozen=True, slots=True)
 class Decision(Generic[S]):
     state: S | None

@@ -6,6 +6,7 @@ Rules that must hold:
 - Ids of what leaves derive from the id of what came in, so deciding the same event again says the same.
 - A producer lane's sequence is compared only within the topic it was read from, and a forwarded copy only with copies
   that took the same way: elsewhere a later event may be read first.
+- A replayed event comes late: its position and sequence say nothing of whether it was handled, its id does.
 - A turn is applied only after its rows are durable; until then the old lane stands.
 """
 
@@ -42,14 +43,18 @@ class Arrival:
 
     topic: str
     next_offset: int
+    replayed: bool = False
+    """It was read there before, given up, and is taken up again."""
 
 
 def handled(lane: Lane[Any], envelope: Envelope, at: Arrival) -> bool:
     """True when this lane has had the event: a redelivery, a copy, a late result or a stale timer."""
-    if at.next_offset <= lane.cursor.positions.get(at.topic, 0):
+    if not at.replayed and at.next_offset <= lane.cursor.positions.get(at.topic, 0):
         return True
     if envelope.lane is not None and envelope.sequence is not None:
-        return envelope.sequence <= lane.cursor.seen.get(_way(envelope.lane, at), 0)
+        if not at.replayed and envelope.sequence <= lane.cursor.seen.get(_way(envelope.lane, at), 0):
+            return True
+        return envelope.id in lane.cursor.recent
     if isinstance(envelope.event, TimerFired):
         return lane.timers.get(envelope.event.name) != envelope.event.due
     if _answers_effect(envelope):
@@ -125,14 +130,20 @@ def _applied(service: Service[S], lane: Lane[S], envelope: Envelope, at: Arrival
 
 
 def _advanced(cursor: Cursor, envelope: Envelope, at: Arrival) -> Cursor:
-    update: dict[str, Any] = {"positions": {**cursor.positions, at.topic: at.next_offset}}
+    update: dict[str, Any] = {}
+    if not at.replayed:
+        update["positions"] = {**cursor.positions, at.topic: at.next_offset}
     if not cursor.epoch:
         update["epoch"] = digest_of(envelope.id, at.topic, str(at.next_offset))[:8]
     if envelope.lane is not None and envelope.sequence is not None:
         way = _way(envelope.lane, at)
         others = [(name, sequence) for name, sequence in cursor.seen.items() if name != way]
-        update["seen"] = dict([*others, (way, envelope.sequence)][-SEEN_LANES:])
-    elif not _answers_effect(envelope) and not isinstance(envelope.event, TimerFired):
+        last = max(envelope.sequence, cursor.seen.get(way, 0))
+        update["seen"] = dict([*others, (way, last)][-SEEN_LANES:])
+        by_id = at.replayed
+    else:
+        by_id = not _answers_effect(envelope) and not isinstance(envelope.event, TimerFired)
+    if by_id:
         update["recent"] = (*cursor.recent, envelope.id)[-RECENT_IDS:]
     return cursor.model_copy(update=update)
 
