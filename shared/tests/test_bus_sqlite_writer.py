@@ -11,12 +11,13 @@ import pytest
 from towline.bus.port import BusDown, TopicPartition
 from towline.bus.sqlite import SqliteBus
 from towline.bus.sqlite.ledger import Ledger
+from towline.bus.sqlite.place import Place
 from towline.bus.sqlite.writer import Writer
 
 
 async def test_a_transaction_that_fails_by_a_bug_is_answered_and_so_is_the_next(tmp_path: Path) -> None:
     """The thread ended without a word, and everybody waited for it for ever."""
-    writer = Writer(tmp_path / "bus.db", lambda _: None)
+    writer = Writer(Place(tmp_path / "bus.db"), lambda _: None)
     await writer.open()
 
     def spoils(ledger: Ledger) -> None:

@@ -116,14 +116,9 @@ async def read_of(config: Path) -> list[Fact]:
 
 async def read(url: str) -> list[Fact]:
     """The facts of a log that exists; raises BadInput when there is none yet."""
-    from towline.bus.open import open_bus
+    from towline.bus.open import open_bus, sqlite_file
 
-    path = (
-        Path("/" + url.removeprefix("sqlite:////"))
-        if url.startswith("sqlite:////")
-        else Path(url.removeprefix("sqlite:///"))
-    )
-    if url.startswith("sqlite:") and not path.exists():
+    if url.startswith("sqlite:") and not sqlite_file(url)[0].exists():
         raise BadInput(f"there is no log at {url}; it appears with the first `towline up` or `towline run`")
     # What the client has to say while it fails is in the error that it raises.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import unquote
 
 from towline.bus.port import Bus
 from towline.errors import BadInput, redact
 
 _ACCEPTED = "sqlite:///relative/path, sqlite:////absolute/path or kafka://host:port,host:port"
+_SQLITE_OPTIONS = {"network=accepted": "on_network", "transactions=single": "single"}
 
 
 async def open_bus(url: str, *, partitions: int = 12) -> Bus:
@@ -22,13 +24,31 @@ async def open_bus(url: str, *, partitions: int = 12) -> Bus:
     if not separator:
         raise BadInput(f"bus {redact(url)!r} is no URL: expected {_ACCEPTED}")
     if scheme == "sqlite":
-        if not rest.startswith("/") or len(rest) < 2:
-            raise BadInput(f"bus {redact(url)!r} names no file: expected sqlite:///relative or sqlite:////absolute")
         from towline.bus.sqlite import SqliteBus
 
-        return await SqliteBus.open(unquote(rest[1:]))
+        path, options = sqlite_file(url)
+        return await SqliteBus.open(path, **options)
     if scheme == "kafka":
         from towline.bus.kafka import KafkaBus
 
         return await KafkaBus.open(rest)
     raise BadInput(f"bus {redact(url)!r} has the unknown scheme {scheme!r}: expected {_ACCEPTED}")
+
+
+def sqlite_file(url: str) -> tuple[Path, dict[str, bool]]:
+    """The file that a sqlite:// URL names, and what it says of how to open it. Raises BadInput.
+
+    `?network=accepted` takes a file system between machines, `?transactions=single` is for crash tests.
+    """
+    rest, _, query = url.removeprefix("sqlite://").partition("?")
+    if not rest.startswith("/") or len(rest) < 2:
+        raise BadInput(f"bus {redact(url)!r} names no file: expected sqlite:///relative or sqlite:////absolute")
+    options = {}
+    for part in filter(None, query.split("&")):
+        if part not in _SQLITE_OPTIONS:
+            raise BadInput(
+                f"bus {redact(url)!r} has the unknown option {part!r}: expected {' or '.join(_SQLITE_OPTIONS)}; a "
+                f"question mark in a file's name is written %3F"
+            )
+        options[_SQLITE_OPTIONS[part]] = True
+    return Path(unquote(rest[1:])), options

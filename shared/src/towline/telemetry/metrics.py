@@ -47,6 +47,12 @@ _effect_seconds = Histogram(
     registry=REGISTRY,
 )
 _dead = Counter("towline_dead_letters_total", "Records given to the dead letters.", ("service",), registry=REGISTRY)
+_skipped = Counter(
+    "towline_skipped_records_total",
+    "Records that retention took away before the service read them.",
+    ("service", "topic"),
+    registry=REGISTRY,
+)
 _rebalances = Counter(
     "towline_rebalances_total", "Times that partitions were assigned to this member.", ("service",), registry=REGISTRY
 )
@@ -78,6 +84,10 @@ def effect_tried(service: str, kind: str, seconds: float) -> None:
 
 def dead_letter(service: str) -> None:
     _labelled(_dead, service).inc()
+
+
+def skipped(service: str, topic: str, records: int) -> None:
+    _skipped.labels(service, topic).inc(records)
 
 
 def rebalance(service: str) -> None:

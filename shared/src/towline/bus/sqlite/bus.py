@@ -9,20 +9,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from towline.bus.port import BusDown, NewRecord, OnAssignment, Record, Topic, TopicPartition
 from towline.bus.size import check_append, check_sizes
+from towline.bus.sqlite import lease
 from towline.bus.sqlite.consumer import SqliteConsumer
 from towline.bus.sqlite.lease import HEARTBEAT_S
 from towline.bus.sqlite.ledger import Ledger
+from towline.bus.sqlite.place import Place
 from towline.bus.sqlite.reader import Reader
 from towline.bus.sqlite.wake import Wake
 from towline.bus.sqlite.writer import Writer
-from towline.errors import TowlineError
+from towline.errors import Permanent, TowlineError
+from towline.telemetry import metrics
 
 _LOG = logging.getLogger(__name__)
 _LOOK_EVERY_S = 1.0
@@ -34,33 +37,41 @@ _SWEEP_EVERY_S = 3600.0
 class SqliteBus:
     """Made by `open`, ended by `close`; belongs to the event loop it was opened on."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.heads: dict[TopicPartition, int] = {}
+    kind = "sqlite"
+
+    def __init__(self, place: Place, *, single: bool = False) -> None:
+        self.path = place.path
+        self._single = single
+        self._heads: dict[TopicPartition, int] = {}
         self.groups: dict[str, tuple[int, int]] = {}
         """Group → its generation, and the last one that came into force."""
         self.changed = asyncio.Event()
-        self.writer = Writer(path, self._on_commit)
+        self.writer = Writer(place, self._on_commit, single=single)
         self.reader: Reader
         self._wake: Wake | None = None
         self._told = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._consumers: set[SqliteConsumer] = set()
         self._tasks: list[asyncio.Task[None]] = []
+        self._failure: BaseException | None = None
         self._closed = False
 
     @classmethod
-    async def open(cls, path: str | Path) -> SqliteBus:
-        """Open or create the file (mode 0600). Raises BusDown, Permanent (newer schema, not a bus file)."""
-        bus = cls(Path(path))
+    async def open(cls, path: str | Path, *, on_network: bool = False, single: bool = False) -> SqliteBus:
+        """Open or create the file (mode 0600). Raises BusDown, and Permanent when it is damaged or no file for a bus.
+
+        `on_network` takes a file system that SQLite does not trust. `single`, for crash tests, splits what one
+        transaction could hold where Kafka would: each record of a publish, each append and each commit by itself.
+        """
+        bus = cls(Place(Path(path), on_network=on_network), single=single)
         await bus.writer.open()
         bus.reader = Reader(bus.path)
         try:
             bus._wake = Wake(bus.path, bus._told.set)
         except OSError as error:
             _LOG.info("other processes are noticed by looking at the file", extra={"error": str(error)})
-        bus.heads, bus.groups = bus.reader.heads(), bus.reader.groups()
-        bus._tasks = [asyncio.create_task(bus._follow()), asyncio.create_task(bus._keep())]
+        bus._heads, bus.groups = bus.reader.heads(), bus.reader.groups()
+        bus._tasks = [bus._part(bus._follow()), bus._part(bus._keep())]
         return bus
 
     async def ensure(self, topics: Sequence[Topic]) -> None:
@@ -70,12 +81,18 @@ class SqliteBus:
         check_sizes(records)
         if not records:
             return []
+        self._refuse_when_deaf()
+        if self._single:
+            return [await self.writer.submit(lambda ledger, r=record: ledger.add(r)) for record in records]  # type: ignore[misc]
         return await self.writer.submit(lambda ledger: [ledger.add(record) for record in records])
 
-    async def append(self, at: TopicPartition, records: Sequence[NewRecord]) -> int:
+    async def append(self, at: TopicPartition, records: Sequence[NewRecord], *, generation: int | None = None) -> int:
         check_append(at, records)
+        self._refuse_when_deaf()
 
         def operation(ledger: Ledger) -> int:
+            if generation is not None:
+                ledger.admit(at, generation)
             first = ledger.head(at)
             for record in records:
                 ledger.add(record, at.partition)
@@ -130,12 +147,40 @@ class SqliteBus:
             with suppress(TowlineError):
                 await consumer.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.reader.close()  # before the writer, which is the last to leave the file
         await self.writer.close()
-        await self.reader.close()
         if self._wake is not None:
             self._wake.close()
 
+    # -- for a log that moves ----------------------------------------------------------------------------------------
+
+    async def partitions(self, topic: str) -> int:
+        return (await self.reader.topic(topic)).partitions
+
+    async def members(self, group: str) -> Sequence[str]:
+        """Who is in the group now, as `name (process)`."""
+        return await self.writer.submit(lambda ledger: lease.living(ledger, group))
+
+    async def offsets(self, group: str) -> Mapping[TopicPartition, int]:
+        return await self.writer.submit(lambda ledger: ledger.all_committed(group))
+
+    async def commit_for(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+        """Commit for a group without members. Raises Permanent when it has one."""
+
+        def operation(ledger: Ledger) -> None:
+            if members := lease.living(ledger, group):
+                raise Permanent(f"group {group} has a member ({', '.join(members)}): stop it first")
+            ledger.commit_offsets(group, offsets)
+
+        await self.writer.submit(operation)
+
     # -- for its consumers -----------------------------------------------------------------------------------------
+
+    @property
+    def heads(self) -> Mapping[TopicPartition, int]:
+        """The next offset of every partition, as far as it was heard of. Raises Permanent when nobody listens."""
+        self._refuse_when_deaf()
+        return self._heads
 
     def wake(self) -> None:
         """Let every waiting fetch look again; those that come later wait on a new event."""
@@ -153,12 +198,40 @@ class SqliteBus:
             if self._wake is not None:
                 self._wake.tell()
 
+    def note_skipped(self, group: str, at: TopicPartition, records: int) -> None:
+        """Retention took away what a group had not read: it was behind for longer than the topic keeps."""
+        _LOG.error(
+            "%s records of %s/%s are lost to group %s: retention took them away before it read them",
+            records,
+            *at,
+            group,
+            extra={"group": group, "topic": at.topic, "partition": at.partition, "records": records},
+        )
+        metrics.skipped(group, at.topic, records)
+
     def call_soon(self, function: Callable[..., None], *arguments: Any) -> None:
         """From the writer's thread to the event loop."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *arguments)
 
     # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _part(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A part that ends by an error makes the bus useless to its consumers, who are told so."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                _LOG.error("the bus file %s is not followed any more", self.path, exc_info=error)
+                self._failure = self._failure or error
+                self.wake()
+
+        task = asyncio.create_task(work)
+        task.add_done_callback(ended)
+        return task
+
+    def _refuse_when_deaf(self) -> None:
+        if self._failure is not None:
+            raise Permanent(f"the bus file {self.path} is not followed any more: {self._failure}") from self._failure
 
     def _on_commit(self, heads: Mapping[TopicPartition, int]) -> None:
         self._advance(heads)
@@ -167,7 +240,7 @@ class SqliteBus:
 
     def _advance(self, heads: Mapping[TopicPartition, int]) -> None:
         for at, next_ in heads.items():
-            self.heads[at] = max(next_, self.heads.get(at, 0))
+            self._heads[at] = max(next_, self._heads.get(at, 0))
         self.wake()
 
     async def _follow(self) -> None:
@@ -184,7 +257,7 @@ class SqliteBus:
                 version = self.reader.version()
                 if version != seen:
                     seen, heads, groups = version, self.reader.heads(), self.reader.groups()
-                    if heads != self.heads:
+                    if heads != self._heads:
                         self._advance(heads)
                     if groups != self.groups:
                         self.groups = {name: max(found, self.groups.get(name, found)) for name, found in groups.items()}

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from towline.bus.assignment import range_assignment
+from towline.bus.assign import range_assignment
 from towline.bus.port import Assignment, BusDown, LostAssignment, OnAssignment, Record, TopicPartition
 from towline.bus.sqlite import lease
 from towline.bus.sqlite.ledger import Ledger
@@ -248,7 +248,15 @@ class SqliteConsumer:
         partitions = {name: ledger.topic(name).partitions for name in self._topics}
         shares = range_assignment({each.name: each.topics for each in group.members}, partitions)
         mine = sorted(shares.get(self._member, ()))
-        return {at: ledger.committed(self.group, at) or 0 for at in mine}
+        return {at: self._begin_at(ledger, at) for at in mine}
+
+    def _begin_at(self, ledger: Ledger, at: TopicPartition) -> int:
+        """The committed offset; the first record that is left where retention took more away, which is told."""
+        committed, first = ledger.committed(self.group, at), ledger.first(at)
+        if committed is not None and committed < first:
+            ledger.commit_offsets(self.group, {at: first})  # so that it is told once
+            self._bus.call_soon(self._bus.note_skipped, self.group, at, first - committed)
+        return max(committed or 0, first)
 
     async def _take(self, limit: int) -> list[Record]:
         heads = self._bus.heads

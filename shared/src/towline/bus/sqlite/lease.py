@@ -98,6 +98,15 @@ def find(ledger: Ledger, group: str) -> Group:
     return Group(generation, settled, since_ms, found)
 
 
+def living(ledger: Ledger, group: str) -> list[str]:
+    """Who is in the group and not known to have ended, by name and process."""
+    return [
+        f"{each.name} in process {each.process.split('/')[-2]}"
+        for each in find(ledger, group).members
+        if not is_dead(each.process) and ledger.now_ms - each.heartbeat_ms < EXPIRES_MS
+    ]
+
+
 def join(ledger: Ledger, group: str, member: str, topics: Sequence[str]) -> Group:
     """Become a member, which begins a new generation.
 

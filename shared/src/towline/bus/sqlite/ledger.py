@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from towline.bus.partition import partition_of
-from towline.bus.port import Cleanup, NewRecord, Topic, TopicPartition
+from towline.bus.port import Cleanup, LostAssignment, NewRecord, Topic, TopicPartition
 from towline.bus.sqlite.schema import pack_headers
 from towline.errors import Permanent
 
@@ -110,6 +110,22 @@ class Ledger:
             raise Permanent(f"topic {at.topic} has partitions 0 to {topic.partitions - 1}, not {at.partition}")
         return int(row[0])
 
+    def admit(self, at: TopicPartition, generation: int) -> None:
+        """Raises LostAssignment when a higher generation has written to the partition; compaction here is immediate,
+        so what a zombie wrote over could not be found again."""
+        topic = self.topic(at.topic)
+        row = self.connection.execute(
+            "SELECT generation FROM heads WHERE topic = ? AND partition = ?", (topic.id, at.partition)
+        ).fetchone()
+        highest = 0 if row is None else int(row[0])
+        if generation < highest:
+            raise LostAssignment(f"{at.topic}/{at.partition} is written by generation {highest}, not {generation}")
+        if generation > highest:
+            self.connection.execute(
+                "UPDATE heads SET generation = ? WHERE topic = ? AND partition = ?",
+                (generation, topic.id, at.partition),
+            )
+
     def _compact(self, topic: int, partition: int, key: str, offset: int) -> None:
         older = self.connection.execute(
             "SELECT offset FROM latest WHERE topic = ? AND partition = ? AND key = ?", (topic, partition, key)
@@ -139,6 +155,21 @@ class Ledger:
             (group, self.topic(at.topic).id, at.partition),
         ).fetchone()
         return None if row is None else int(row[0])
+
+    def all_committed(self, group: str) -> dict[TopicPartition, int]:
+        rows = self.connection.execute(
+            "SELECT t.name, o.partition, o.next FROM offsets o JOIN topics t ON t.id = o.topic WHERE o.grp = ?",
+            (group,),
+        )
+        return {TopicPartition(name, partition): next_ for name, partition, next_ in rows}
+
+    def first(self, at: TopicPartition) -> int:
+        """The offset of the first record that is left, or where the next one will be."""
+        row = self.connection.execute(
+            "SELECT min(offset) FROM records WHERE topic = ? AND partition = ?",
+            (self.topic(at.topic).id, at.partition),
+        ).fetchone()
+        return self.head(at) if row[0] is None else int(row[0])
 
     def sweep(self) -> bool:
         """Remove a bounded number of outlived records and tombstones; True when there may be more."""

@@ -1,21 +1,23 @@
-"""The file: its tables, how it is opened, and what its errors mean.
+"""The file: its tables, and what its errors mean.
 
 `heads` alone decides the next offset, so an offset is never reused, whatever retention or compaction removed.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import struct
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from towline.bus.port import BusDown
+from towline.bus.sqlite.whole import damaged
 from towline.errors import Permanent
 
+APPLICATION_ID = 0x546F776C
+"""`Towl`, at byte 68 of the file: what tools that know a file by its beginning can go by."""
 SCHEMA_VERSION = 2
+_VERSION_WITHOUT_ID = 1
 BUSY_TIMEOUT_S = 5.0
 
 _DDL = """
@@ -79,28 +81,19 @@ CREATE TABLE members (
 """
 """`groups` and `members` belong to `lease`."""
 
+_USERS = """
+CREATE TABLE users (process TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+"""Who has the file open; belongs to `opening`."""
+
 _TO_MEMBERS = """
 INSERT INTO groups SELECT grp, generation, generation, 0 FROM leases;
 DROP TABLE leases;
 ALTER TABLE heads ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
 """
 
-_MIGRATIONS = {1: (_GROUPS, _TO_MEMBERS)}
+_MIGRATIONS = {1: (_GROUPS, _TO_MEMBERS, _USERS)}
 """Version → what makes the next one of it. A process of the older version that still runs loses its groups."""
-
-
-def create_file(path: Path) -> None:
-    """Make the file readable by its owner alone; SQLite gives its WAL the same mode.
-
-    A file that is there is not opened here: closing it again would take this process's own locks away from whoever in
-    it has the file open, and others would then write over them (sqlite.org/howtocorrupt.html, section 2.2).
-    """
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    except OSError as error:
-        raise Permanent(f"the bus file {path} cannot be opened: {error.strerror}") from error
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -110,43 +103,26 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def connect_writer(path: Path) -> sqlite3.Connection:
-    """The writing connection, with the schema made or checked. Raises BusDown, Permanent."""
-    create_file(path)
-    connection = connect(path)
-    try:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("BEGIN IMMEDIATE")
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        _make_or_check(connection, path, version)
-        connection.execute("COMMIT")
-    except sqlite3.Error as error:
-        connection.close()
-        raise explain(path, error) from error
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _make_or_check(connection: sqlite3.Connection, path: Path, version: int) -> None:
+def make_or_check(connection: sqlite3.Connection, path: Path) -> None:
+    """Inside a transaction: the tables of a new file, or those that an older one lacks. Raises Permanent."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    ours = version == _VERSION_WITHOUT_ID if application == 0 else application == APPLICATION_ID
+    if tables and not ours:
+        raise Permanent(f"{path} is a database of something else, not a Towline bus: name another file")
     if version > SCHEMA_VERSION:
         raise Permanent(
             f"the bus file {path} has schema {version}, written by a newer Towline; this one knows up to "
             f"{SCHEMA_VERSION}: upgrade Towline, or name another file"
         )
-    if version == SCHEMA_VERSION:
-        return
-    if version:
-        for older in range(version, SCHEMA_VERSION):
-            _execute(connection, *_MIGRATIONS[older])
+    if not tables:
+        _execute(connection, _DDL, _GROUPS, _USERS)
+    for older in range(version, SCHEMA_VERSION) if tables else ():
+        _execute(connection, *_MIGRATIONS[older])
+    if version < SCHEMA_VERSION:
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        return
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if tables:
-        raise Permanent(f"{path} is a database of something else, not a Towline bus: name another file")
-    _execute(connection, _DDL, _GROUPS)
-    connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
 
 def _execute(connection: sqlite3.Connection, *scripts: str) -> None:
@@ -163,8 +139,10 @@ def explain(path: Path, error: Exception) -> Exception:
         return BusDown(f"the bus file {path} has been locked by another process for over {BUSY_TIMEOUT_S:.0f} s")
     if code == sqlite3.SQLITE_FULL:
         return BusDown(f"the disk of the bus file {path} is full: nothing can be published until there is room")
-    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-        return Permanent(f"{path} is not a Towline bus, or is damaged ({error}): restore it, or name another file")
+    if code == sqlite3.SQLITE_NOTADB:
+        return Permanent(f"{path} is no Towline bus, or its beginning is damaged: restore it, or name another file")
+    if code == sqlite3.SQLITE_CORRUPT:
+        return damaged(path, str(error))
     return BusDown(f"the bus file {path} does not answer: {error}")
 
 

@@ -23,10 +23,9 @@ class Wake:
         self._loop = asyncio.get_running_loop()
         self._heard = heard
         self._folder = path.with_name(path.name + _SUFFIX)
-        self._folder.mkdir(mode=0o700, exist_ok=True)
         self._own = f"{os.getpid()}-{secrets.token_hex(4)}"
         # A socket's path is limited to 107 bytes, wherever the file lies: it is reached through the open folder.
-        self._directory = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._directory = _open_folder(self._folder, path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         self._socket.bind(self._place(self._own))
@@ -62,3 +61,21 @@ class Wake:
 
     def _place(self, name: str) -> str:
         return f"/proc/self/fd/{self._directory}/{name}"
+
+
+def _open_folder(folder: Path, file: Path) -> int:
+    """The file's owner's folder, made when it is not there. Raises OSError, also for a folder that others could enter.
+
+    Root makes it for the file's owner, who could not use it otherwise.
+    """
+    owner = file.stat().st_uid if file.exists() else os.geteuid()
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            os.chown(folder, owner, -1)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    there = os.fstat(descriptor)
+    if there.st_uid != owner or there.st_mode & 0o022:
+        os.close(descriptor)
+        raise PermissionError(f"{folder} is not the folder of the bus file's owner alone")
+    return descriptor

@@ -15,17 +15,21 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from towline.bus.port import BusDown, TopicPartition
 from towline.bus.sqlite.ledger import Ledger
-from towline.bus.sqlite.schema import connect_writer, explain
+from towline.bus.sqlite.opening import OpenFile
+from towline.bus.sqlite.place import Place
+from towline.bus.sqlite.schema import explain
 
 _LOG = logging.getLogger(__name__)
 _MAX_GROUP = 1000
 DEFER_S = 0.5
 """How long a deferred operation waits for a transaction to travel with, at most."""
+
+_CUT_EVERY_S = 2.0
+"""How often the size of the write-ahead log is looked at."""
 
 T = TypeVar("T")
 Operation = Callable[[Ledger], T]
@@ -47,15 +51,21 @@ class _Deferred:
 
 
 class Writer:
-    """Runs operations in order of arrival. `on_commit` is called on the loop with the heads that moved."""
+    """Runs operations in order of arrival. `on_commit` is called on the loop with the heads that moved.
 
-    def __init__(self, path: Path, on_commit: OnCommit) -> None:
-        self._path = path
+    `single` gives each operation a transaction of its own, deferred ones too, so that a kill falls between any two.
+    """
+
+    def __init__(self, place: Place, on_commit: OnCommit, *, single: bool = False) -> None:
+        self._place = place
+        self._path = place.path
+        self._single = single
         self._on_commit = on_commit
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Job | _Deferred | None] = queue.SimpleQueue()
         self._deferred: dict[Hashable, Operation[None]] = {}
         self._deferred_until = 0.0
+        self._cut_at = 0.0
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="towline-bus-writer", daemon=True)
         self._opened: asyncio.Future[None] = self._loop.create_future()
@@ -93,7 +103,7 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            connection = connect_writer(self._path)
+            file = OpenFile(self._place)
         except Exception as error:
             self._closing = True
             self._tell(_settle, self._opened, None, error)
@@ -104,14 +114,18 @@ class Writer:
             while going:
                 jobs, going = self._gather()
                 if jobs or self._deferred:
-                    self._write(connection, jobs)
+                    self._write(file.connection, jobs)
+                    if self._cut_at <= time.monotonic():
+                        self._cut_at = time.monotonic() + _CUT_EVERY_S
+                        file.cut_log()
         finally:
-            with suppress(sqlite3.Error):
-                connection.close()
+            file.close()
             self._tell(_settle, self._ended, None, None)
 
     def _gather(self) -> tuple[list[_Job], bool]:
         """Wait for the first job (or until the deferred are due), then take what else waits; False at the end."""
+        if self._single:
+            return self._gather_one()
         jobs: list[_Job] = []
         while len(jobs) < _MAX_GROUP:
             try:
@@ -131,6 +145,19 @@ class Writer:
             else:
                 jobs.append(item)
         return jobs, True
+
+    def _gather_one(self) -> tuple[list[_Job], bool]:
+        """One operation, in the order they came; a deferred one that failed is tried again by itself first."""
+        if self._deferred:
+            time.sleep(max(0.0, self._deferred_until - time.monotonic()))
+            return [], True
+        item = self._queue.get()
+        if item is None:
+            return [], False
+        if isinstance(item, _Deferred):
+            self._deferred[item.key] = item.operation
+            return [], True
+        return [item], True
 
     def _write(self, connection: sqlite3.Connection, jobs: list[_Job]) -> None:
         ledger = Ledger(connection, time.time_ns() // 1_000_000)

@@ -1,0 +1,126 @@
+"""Opening and leaving the file: its schema, whether it is whole, and who uses it.
+
+Every bus that has the file open is a row in `users`, and takes its row away when it closes; the last one also turns
+the write-ahead log off. Rows of processes that have ended, or a log that nobody uses, therefore mean that a process
+or the machine ended without closing, and only then the whole file is read (`PRAGMA quick_check`). What costs little is
+checked at every opening. Rows of ended processes without a log mean that the file was copied, or its log was lost:
+what was published last is not in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sqlite3
+import time
+from contextlib import suppress
+
+from towline.bus.port import BusDown
+from towline.bus.sqlite import lease, whole
+from towline.bus.sqlite.place import Place, prepare
+from towline.bus.sqlite.schema import BUSY_TIMEOUT_S, connect, explain, make_or_check
+from towline.errors import Permanent
+
+_LOG = logging.getLogger(__name__)
+_AGAIN_S = 0.02
+WAL_BYTES = 64 * 1024 * 1024
+"""Above this the write-ahead log is cut as soon as no reader is in it; every log file is cut to it."""
+
+
+class OpenFile:
+    """The writing connection and its row in `users`; used by one thread at a time."""
+
+    def __init__(self, place: Place) -> None:
+        """Make or open, check and enter. Raises BusDown, Permanent."""
+        self.place = place
+        self.connection: sqlite3.Connection
+        self._row = f"{lease.this_process()}/{secrets.token_hex(4)}"
+        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        prepare(place)
+        while True:
+            try:
+                self._open()
+                return
+            except sqlite3.Error as error:
+                explained = explain(place.path, error)
+                # Turning the log on and off does not wait for others as a transaction does.
+                if not isinstance(explained, BusDown) or time.monotonic() > deadline:
+                    raise explained from error
+                time.sleep(_AGAIN_S)
+
+    def close(self) -> None:
+        """Leave the file. Only the last one can turn the log off; SQLite refuses it to everybody else."""
+        with suppress(sqlite3.Error):
+            self.connection.execute("PRAGMA busy_timeout=0")
+            last = False
+            with suppress(sqlite3.Error):
+                last = self.connection.execute("PRAGMA journal_mode=DELETE").fetchone()[0] == "delete"
+            self.connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
+            if last:
+                self.connection.execute("DELETE FROM users")
+            else:
+                self.connection.execute("DELETE FROM users WHERE process = ?", (self._row,))
+        with suppress(sqlite3.Error):
+            self.connection.close()
+
+    def cut_log(self) -> None:
+        """Bring the log into the file and begin it anew, unless readers are in it for longer than a moment."""
+        with suppress(OSError, sqlite3.Error):
+            if self.place.wal.stat().st_size <= WAL_BYTES:
+                return
+            self.connection.execute("PRAGMA busy_timeout=200")
+            try:
+                self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                self.connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
+
+    def _open(self) -> None:
+        with suppress(OSError):
+            log_bytes = -1
+            log_bytes = self.place.wal.stat().st_size
+        self.connection = connect(self.place.path)
+        try:
+            self.connection.execute(f"PRAGMA journal_size_limit={WAL_BYTES}")
+            if self.connection.execute("PRAGMA schema_version").fetchone()[0] == 0:
+                self._turn_log_on()  # a new file; what is made goes through the log
+            (mode,) = self.connection.execute("PRAGMA journal_mode").fetchone()
+            self.connection.execute("BEGIN IMMEDIATE")
+            make_or_check(self.connection, self.place.path)
+            self._check(lacks_log=mode == "wal" and log_bytes < 0, has_log=log_bytes > 0)
+            self.connection.execute("COMMIT")
+            self._turn_log_on()
+            self.connection.execute("INSERT INTO users VALUES (?)", (self._row,))
+            # So that a copy of the file without its log is known for one.
+            self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def _turn_log_on(self) -> None:
+        (mode,) = self.connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        if mode != "wal":
+            raise Permanent(
+                f"the file system of the bus file {self.place.path} gives processes no memory to share, which SQLite's "
+                f"write-ahead log needs: put it on a disk of this machine"
+            )
+
+    def _check(self, *, lacks_log: bool, has_log: bool) -> None:
+        whole.check_order(self.connection, self.place.path)
+        users = [row[0] for row in self.connection.execute("SELECT process FROM users")]
+        if any(_lives(user) for user in users) or not (users or has_log):
+            return
+        if lacks_log:
+            raise whole.damaged(
+                self.place.path,
+                f"its write-ahead log {self.place.wal.name} is missing, and with it what was published last: the file "
+                f"was copied without it, or it was removed",
+            )
+        _LOG.info("the bus file %s was not closed: all of it is checked", self.place.path)
+        whole.check_pages(self.connection, self.place.path)
+        self.connection.execute("DELETE FROM users")
+
+
+def _lives(user: str) -> bool:
+    """Whether the process is seen to be there; one that cannot be seen from here only costs a check."""
+    process = user.rpartition("/")[0]
+    return lease.pid_of(process) is not None and not lease.is_dead(process)
