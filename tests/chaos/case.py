@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
+from tests.chaos.broker import Broker
 from tests.chaos.evidence import Evidence, gather
 from tests.chaos.ledger import Ledger
 from tests.chaos.member import Order
@@ -89,6 +90,8 @@ class Case:
     amount: Amount
     order: dict[str, object] = field(default_factory=dict)
     """What every member is ordered besides."""
+    broker: Broker | None = None
+    """Where this case may hurt it."""
     silent_for_s: float = 6.0
     poisoned: frozenset[tuple[str, int]] = frozenset()
     pad: int = 0

@@ -7,37 +7,33 @@ the first case that needs it. Cases that hurt the broker have a Kafka of their o
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import tempfile
 import threading
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.chaos.case import Case
+from tests.chaos.broker import Broker
+from tests.chaos.case import Amount, Case
 from tests.chaos.runs import Bus, Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-AT_ONCE = 3
+AT_ONCE = 4
+PREFIX = "test-"
+"""Of an instance: what a killed run left is taken away by the next, see `tests/conftest.py`."""
 LONGEST_S = 240.0
-
-
-@dataclass(frozen=True)
-class Grounds:
-    """Addresses of what the cases stand on."""
-
-    kafka: str | None
 
 
 class Ahead:
     """An event loop in a thread of its own, with the cases in the order of their tests."""
 
-    def __init__(self, runs: Sequence[Run], grounds: Grounds) -> None:
-        self._grounds = grounds
+    def __init__(self, runs: Sequence[Run], kafka: str | None) -> None:
+        self._kafka = kafka
         self._results: dict[Run, Future[None]] = {run: Future() for run in runs}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._all(runs),))
@@ -59,26 +55,43 @@ class Ahead:
         self._loop.close()
 
     async def _all(self, runs: Sequence[Run]) -> None:
+        own = [run for run in runs if run.bus is Bus.OWN_KAFKA]
         many = asyncio.Semaphore(AT_ONCE)
-        self._tasks = [asyncio.create_task(self._one(run, many)) for run in runs]
+        self._tasks = [asyncio.create_task(self._one(run, many)) for run in runs if run.bus is not Bus.OWN_KAFKA]
+        if own:
+            self._tasks.append(asyncio.create_task(self._own_kafka(own)))
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _one(self, run: Run, many: asyncio.Semaphore) -> None:
+    async def _own_kafka(self, runs: Sequence[Run]) -> None:
+        broker, one = Broker(f"{PREFIX}hurt-{os.getpid()}"), asyncio.Semaphore(1)
+        try:
+            await broker.start()
+            for run in runs:
+                await self._one(run, one, broker)
+        finally:
+            await broker.remove()
+            for run in runs:
+                self._results[run].cancel()
+
+    async def _one(self, run: Run, many: asyncio.Semaphore, broker: Broker | None = None) -> None:
         async with many:
             try:
-                await asyncio.wait_for(self._case(run), LONGEST_S)
+                await asyncio.wait_for(self._case(run, broker), LONGEST_S)
             except BaseException as error:
                 error.add_note(f"again with: TOWLINE_CHAOS_SEED={run.seed} make test T='{run}'")
                 self._results[run].set_exception(error)
             else:
                 self._results[run].set_result(None)
 
-    async def _case(self, run: Run) -> None:
+    async def _case(self, run: Run, broker: Broker | None) -> None:
         # The ledger's socket has a short path, so its folder has too.
         with tempfile.TemporaryDirectory(prefix="tl-chaos-", ignore_cleanup_errors=True) as folder:
             draw = random.Random(f"{run.fault} {run.bus.value} {run.seed}")
-            url = f"kafka://{self._grounds.kafka}" if run.bus is Bus.KAFKA else f"sqlite:///{folder}/bus.db"
-            async with Case(url, Path(folder), draw, run.amount(draw), **run.setting) as case:
+            if run.bus is Bus.SQLITE:
+                url = f"sqlite:///{folder}/bus.db"
+            else:
+                url = f"kafka://{self._kafka if broker is None else broker.address}"
+            async with Case(url, Path(folder), draw, Amount.drawn(draw), broker=broker, **run.setting) as case:
                 await run.strike(case)
 
 
@@ -88,7 +101,6 @@ def ahead(request: pytest.FixtureRequest) -> Iterator[Ahead]:
     parameters = [getattr(item, "callspec", None) for item in request.session.items]
     runs = [each.params["run"] for each in parameters if each is not None and "run" in each.params]
     needs_kafka = any(run.bus is Bus.KAFKA for run in runs)
-    grounds = Grounds(request.getfixturevalue("kafka_address") if needs_kafka else None)
-    running = Ahead(runs, grounds)
+    running = Ahead(runs, request.getfixturevalue("kafka_address") if needs_kafka else None)
     yield running
     running.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import Enum
 
 from tests.chaos.case import Broken, Case, Member
 from tests.chaos.mortal import Death
@@ -18,6 +19,12 @@ from towline.flow import PARTITIONS
 
 Fault = Callable[[Case], Awaitable[None]]
 KILLED = -signal.SIGKILL
+
+
+class How(Enum):
+    STOPPED = "stopped"
+    KILLED = "killed"
+    HELD = "held"
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,31 @@ async def killed_while_loading(case: Case) -> None:
         death = Death(call="read", when=case.draw.choice(("before", "after")), n=case.draw.randint(1, held))
         await _dies(case, await case.start(death=death, ready=False), "loading")
     await case.quiet(await case.start())
+
+
+def broker_away(how: How, seconds: float = 0.0) -> Fault:
+    """The broker ends or is held while members work, and comes back after so long; nobody is begun anew."""
+
+    async def fault(case: Case) -> None:
+        members = [await case.start(name) for name in ("a", "b")[: case.draw.randint(1, 2)]]
+        case.feed()
+        await case.applied(case.somewhere())
+        broker = case.broker
+        assert broker is not None, "this case has no broker of its own"
+        match how:
+            case How.STOPPED:
+                await broker.stop()
+            case How.KILLED:
+                await broker.kill()
+            case How.HELD:
+                broker.hold()
+        try:
+            await case.nobody_ends_for(seconds)
+        finally:
+            await broker.again()
+        await case.quiet(*members)
+
+    return fault
 
 
 async def _dies(case: Case, member: Member, what: str) -> None:

@@ -8,6 +8,7 @@ protection away, to prove that the checks see that.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from typing import Any
@@ -97,4 +98,5 @@ def _shorten_silence(seconds: float) -> None:
 
 if __name__ == "__main__":
     log.configure()
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)
     asyncio.run(run(Order.model_validate_json(sys.argv[1])))

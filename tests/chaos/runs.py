@@ -7,14 +7,12 @@ every day. TOWLINE_CHAOS_SEED is the first, or only, seed in both; a failure say
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
-from tests.chaos.case import Amount
 from tests.chaos.faults import Fault
 
 NIGHTLY = os.environ.get("TOWLINE_PROFILE") == "nightly"
@@ -23,6 +21,8 @@ NIGHTLY_SEEDS = 50
 
 class Bus(Enum):
     KAFKA = "kafka"
+    OWN_KAFKA = "own-kafka"
+    """One that the case may hurt."""
     SQLITE = "sqlite"
 
 
@@ -47,9 +47,6 @@ class Run:
 
     def __str__(self) -> str:
         return f"{self.bus.value}-{self.fault.replace(' ', '-')}-{self.seed}"
-
-    def amount(self, draw: random.Random) -> Amount:
-        return Amount.drawn(draw)
 
 
 def runs(fault: str, strike: Fault, *buses: Bus, **setting: Any) -> list[Run]:

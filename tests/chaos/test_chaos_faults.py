@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.chaos import faults
-from tests.chaos.runs import Bus, Run, runs
+from tests.chaos.runs import NIGHTLY, Bus, Run, runs
 
 if TYPE_CHECKING:
     from tests.chaos.conftest import Ahead
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 BOTH = (Bus.KAFKA, Bus.SQLITE)
+AWAY_S = 60.0 if NIGHTLY else 15.0
 
 
 @pytest.mark.parametrize(
@@ -31,4 +32,27 @@ def test_a_drain_while_effects_hang(ahead: Ahead, run: Run) -> None:
 
 @pytest.mark.parametrize("run", runs("load", faults.killed_while_loading, *BOTH, pad=20_000), ids=str)
 def test_kills_while_a_big_state_is_loaded(ahead: Ahead, run: Run) -> None:
+    ahead.result(run)
+
+
+@pytest.mark.parametrize("run", runs("zombie", faults.zombie, *BOTH), ids=str)
+def test_a_member_stopped_for_longer_than_the_session_timeout(ahead: Ahead, run: Run) -> None:
+    ahead.result(run)
+
+
+@pytest.mark.parametrize("run", runs("in turn", faults.killed_in_turn, *BOTH), ids=str)
+def test_two_members_killed_in_turn_during_a_rebalance(ahead: Ahead, run: Run) -> None:
+    ahead.result(run)
+
+
+BROKER = [
+    *runs("restart", faults.broker_away(faults.How.STOPPED), Bus.OWN_KAFKA),
+    *runs("broker killed", faults.broker_away(faults.How.KILLED), Bus.OWN_KAFKA),
+    *runs("broker gone", faults.broker_away(faults.How.KILLED, AWAY_S), Bus.OWN_KAFKA),
+    *runs("broker held", faults.broker_away(faults.How.HELD, AWAY_S), Bus.OWN_KAFKA),
+]
+
+
+@pytest.mark.parametrize("run", BROKER, ids=str)
+def test_a_broker_that_goes_away_and_comes_back(ahead: Ahead, run: Run) -> None:
     ahead.result(run)
