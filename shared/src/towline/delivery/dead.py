@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from importlib.metadata import version
 from typing import Generic
@@ -52,6 +53,12 @@ Handle = Callable[[Record], Awaitable[None]]
 @cache
 def _version() -> str:
     return version("towline-core")
+
+
+def request(service: str, key: str, asked: ReplayRequested, *, cause: str, now: datetime) -> NewRecord:
+    """What an operator writes to have letters of `key` taken up again; the same cause says the same once more."""
+    id = codec.derive(service, cause, asked, 0)
+    return codec.encode(Envelope(asked, id, codec.source_of(service), now, key), flow.inbox_of(service))
 
 
 class DeadLetters(Generic[S]):
@@ -154,11 +161,7 @@ class DeadLetters(Generic[S]):
 
     async def _ask_for_the_rest(self, envelope: Envelope, asked: ReplayRequested, *, since: int) -> None:
         asked = asked.model_copy(update={"since": since})
-        id = codec.derive(self._service, envelope.id, asked, 0)
-        inbox = flow.inbox_of(self._service)
-        partition = self._lanes.partition_of(envelope.key)
-        again = codec.encode(Envelope(asked, id, codec.source_of(self._service), envelope.time, envelope.key), inbox)
-        await self._write(NewRecord(inbox, again.key, again.value, again.headers, partition))
+        await self._write(request(self._service, envelope.key, asked, cause=envelope.id, now=envelope.time))
 
 
 @dataclass(slots=True)

@@ -202,6 +202,11 @@ class Fold:
     def open(self) -> Iterator[Letter]:
         return (letter for letter in self.letters.values() if letter.open)
 
+    def folded(self) -> Folded:
+        """Parts whose others are not there count among what cannot be read."""
+        alone = sum(len(parts) for parts in self._parts.values())
+        return Folded(tuple(self.letters.values()), self.unreadable + alone)
+
     def _letter(
         self, record: Record, offsets: tuple[int, ...], value: bytes | None, headers: Mapping[str, bytes]
     ) -> None:
@@ -272,7 +277,7 @@ def fold(service: str, records: Iterable[Record]) -> Folded:
     folding = Fold(service)
     for record in records:
         folding.feed(record)
-    return Folded(tuple(folding.letters.values()), folding.unreadable)
+    return folding.folded()
 
 
 # -- inside ----------------------------------------------------------------------------------------------------------
