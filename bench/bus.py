@@ -1,183 +1,103 @@
 """Figures of the bus and the delivery: `python bench/bus.py [--quick]` prints one JSON object per line.
 
-    bus.publish_to_handle.sqlite   from `publish` until a waiting `fetch` of the same process has the record (median)
-    delivery.turn.sqlite           from `emit` until the decided event can be read: inbox, state batch and publish
-    delivery.events.sqlite         events per second through `decide` over many keys, state batch and commit included
-    delivery.idle.cpu              share of one core that five idle services use
-    delivery.idle.wakeups          how often their event loop wakes
+    bus.publish.sqlite, .kafka              events per second published in batches
+    delivery.events.sqlite                  through a handler that decides on a new state: a state batch for each event
+    delivery.read.sqlite                    through a handler that decides nothing
+    delivery.events.kafka                   the same on a real Kafka, beside bare aiokafka on the same broker
+    delivery.turns.kafka                    through a handler that decides on a new state, on Kafka
+    bus.publish_to_handle.sqlite, .processes, .kafka
+                                            from `publish` until the handler is called (median of a quiet bus);
+                                            between processes the publisher is another one
+    bus.publish_to_handle_p99.…             the same, 99th percentile at 500 events/s
+    delivery.turn.sqlite                    from `emit` until the decided event can be read
+    delivery.memory.keys_go, .keys_stay     resident memory that 900,000 more events and 90,000 more keys leave behind;
+                                            with --quick 27,000 events: the same slope shows, and a limit of 20 MiB
+                                            catches it only when it is ten times as steep
+    delivery.idle.cpu, .wakeups             what five services use that have nothing to do
 
-Floor: one row in a WAL file of bare sqlite3 with synchronous=FULL, in the same rounds: what durability costs here.
+Floors are bare sqlite3 with synchronous=FULL, the peer is bare aiokafka, each in the same rounds (see bus_figures/).
+Name subjects to measure only those: throughput latency turn memory idle; `--no-kafka` leaves Kafka out.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
-import sqlite3
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Awaitable, Callable
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
 
-from towline import flow
-from towline.bus.port import NewRecord, Topic
-from towline.bus.sqlite import SqliteBus
-from towline.delivery.model import Decision, Envelope, Service, State
-from towline.delivery.runtime import Runtime
-from towline.events import ChangeCreated, Event
-from towline.service import Process
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, it knows only its own folder
 
-MS = 1000.0
+from bench.bus_figures import latency, memory, rest, throughput
+from bench.bus_figures.service import sampled_off
+
+from towline_cli import lab
+
+Subject = Callable[[Path, str | None, bool], Awaitable[bool]]
 
 
-class Seen(State):
-    count: int = 0
+async def measure_throughput(folder: Path, address: str | None, quick: bool) -> bool:
+    fine = await throughput.sqlite(folder, *((3, 3000) if quick else (5, 20_000)))
+    if address is not None:
+        fine &= await throughput.kafka(address, *((3, 5000) if quick else (5, 20_000)))
+    return fine
 
 
-class Hint(Event):
-    type: ClassVar[str] = "dev.cdeventsx.towline-bench-hint.seen.0.1.0"
-    number: int
-
-    @property
-    def subject(self) -> str:
-        return str(self.number)
-
-
-def decide(state: Seen, envelope: Envelope, _: datetime) -> Decision[Seen]:
-    after = state.model_copy(update={"count": state.count + 1})
-    match envelope.event:
-        case Hint(number=number) if number >= 0:
-            made = ChangeCreated(repo=envelope.key, change=f"{envelope.key}!{number}", target="main", head=str(number))
-            return Decision(after, (made,))
-    return Decision(after)
+async def measure_latency(folder: Path, address: str | None, quick: bool) -> bool:
+    rounds, events = (3, 90) if quick else (5, 500)
+    fine = await latency.sqlite(folder, rounds, events)
+    if address is not None:
+        fine &= await latency.kafka(address, rounds, events)
+    return fine
 
 
-def say(figure: str, value: float, unit: str, limit: float, *, most: bool = True, floor: float | None = None) -> bool:
-    """`most`: the limit is the most allowed; else the least."""
-    line: dict[str, object] = {"figure": figure, "value": round(value, 2), "unit": unit}
-    if floor is not None:
-        line |= {"floor": round(floor, 2), "ratio": round(value / floor, 2)}
-    ok = value <= limit if most else value >= limit
-    print(json.dumps({**line, "limit": limit, "ok": ok}), flush=True)
-    return ok
+SUBJECTS: dict[str, Subject] = {
+    "throughput": measure_throughput,
+    "latency": measure_latency,
+    "turn": lambda folder, _, quick: rest.turned(folder, 50 if quick else 500),
+    "memory": lambda folder, _, quick: memory.sqlite(folder, 30_000 if quick else 1_000_000),
+    "idle": lambda folder, _, quick: rest.idle(folder, 3 if quick else 30),
+}
 
 
-def bare(folder: Path) -> Callable[[], None]:
-    connection = sqlite3.connect(folder / "bare.db", isolation_level=None)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("CREATE TABLE records (value BLOB)")
-
-    def insert() -> None:
-        connection.execute("INSERT INTO records VALUES (?)", (b"x" * 500,))
-
-    return insert
-
-
-async def handed_over(folder: Path, rounds: int) -> bool:
-    floor, bus = bare(folder), await SqliteBus.open(folder / "bus.db")
-    await bus.ensure([Topic("t", 12)])
-    consumer = await bus.consumer("g", ["t"], member="0")
-    await consumer.fetch(timeout=0)
-    ours, floors = [], []
-    for number in range(rounds):
-        waiting = asyncio.create_task(consumer.fetch(timeout=30))
-        await asyncio.sleep(0.002)
-        began = time.perf_counter()
-        await bus.publish([NewRecord("t", f"k{number}", b"x" * 500)])
-        await waiting
-        ours.append((time.perf_counter() - began) * MS)
-        began = time.perf_counter()
-        floor()
-        floors.append((time.perf_counter() - began) * MS)
-    await bus.close()
-    return say("bus.publish_to_handle.sqlite", statistics.median(ours), "ms", 5, floor=statistics.median(floors))
+@contextmanager
+def broker(wanted: bool) -> Iterator[str | None]:
+    if not wanted:
+        yield None
+        return
+    instance = lab.Instance("bench-bus")
+    instance.start({lab.Part.KAFKA})
+    try:
+        yield instance.kafka
+    finally:
+        instance.remove()
 
 
-async def turned(folder: Path, rounds: int, events: int) -> bool:
-    floor, bus = bare(folder), await SqliteBus.open(folder / "bus.db")
-    await bus.ensure(flow.topics((flow.WATCHER,)))
-    service = Service(flow.WATCHER, Seen, decide, inbox=(Hint,))
-    runtime = Runtime(service, bus)
-    task = asyncio.create_task(runtime.run())
-    await runtime.started.wait()
-    facts = await bus.consumer("bench", [flow.CHANGES.topic], member="0")
-    await facts.fetch(timeout=0)
-    ours, floors = [], []
-    for number in range(rounds):
-        waiting = asyncio.create_task(facts.fetch(timeout=30))
-        await asyncio.sleep(0.002)
-        began = time.perf_counter()
-        await runtime.emit("local/app", str(number), Hint(number=number))
-        await waiting
-        ours.append((time.perf_counter() - began) * MS)
-        began = time.perf_counter()
-        for _ in range(3):
-            floor()
-        floors.append((time.perf_counter() - began) * MS)
-    fine = say("delivery.turn.sqlite", statistics.median(ours), "ms", 20, floor=statistics.median(floors))
-    began = time.perf_counter()
-    emitting = (runtime.emit(f"local/{n % 200}", f"many {n}", Hint(number=-1 - n)) for n in range(events))
-    await asyncio.gather(*emitting)
-    while sum(runtime._lanes.get(f"local/{n}").state.count for n in range(200)) < events:  # noqa: ASYNC110
-        await asyncio.sleep(0.005)  # what is measured takes seconds
-    rate = events / (time.perf_counter() - began)
-    runtime.stop()
-    await task
-    await bus.close()
-    return say("delivery.events.sqlite", rate, "1/s", 500, most=False) and fine
-
-
-async def idle(folder: Path, seconds: float) -> bool:
-    bus = await SqliteBus.open(folder / "bus.db")
-    process = Process([Service(name, Seen, decide) for name in flow.SERVICES], bus)
-    task = asyncio.create_task(process.run(signals=False))
-    await process.started()
-    await asyncio.sleep(3)
-    selector, wakeups = getattr(asyncio.get_running_loop(), "_selector"), 0  # noqa: B009 it is private
-    select: Any = selector.select
-
-    def counted(timeout: float | None = None) -> object:
-        nonlocal wakeups
-        wakeups += timeout is None or timeout > 0
-        return select(timeout)
-
-    selector.select = counted
-    began = time.process_time()
-    await asyncio.sleep(seconds)
-    used = (time.process_time() - began) / seconds * 100
-    selector.select = select
-    process.stop()
-    await task
-    await bus.close()
-    return all((say("delivery.idle.cpu", used, "%", 2), say("delivery.idle.wakeups", wakeups / seconds, "1/s", 10)))
-
-
-async def measure(quick: bool) -> bool:
-    rounds = 100 if quick else 500
+async def measure(subjects: list[str], address: str | None, quick: bool) -> bool:
     results = []
-    figures: tuple[Callable[[Path], Awaitable[bool]], ...] = (
-        lambda folder: handed_over(folder, rounds),
-        lambda folder: turned(folder, rounds, 2000 if quick else 20_000),
-        lambda folder: idle(folder, 10 if quick else 30),
-    )
-    for figure in figures:
+    for subject in subjects:
         with tempfile.TemporaryDirectory(prefix="towline-bench-") as folder:
-            results.append(await figure(Path(folder)))
+            results.append(await SUBJECTS[subject](Path(folder), address, quick))
     return all(results)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    logging.disable(logging.INFO)
-    return 0 if asyncio.run(measure(parser.parse_args().quick)) else 1
+    parser.add_argument("--no-kafka", action="store_true", help="leave Kafka out")
+    parser.add_argument("subjects", nargs="*", help=f"of {' '.join(SUBJECTS)}; all by default")
+    chosen = parser.parse_args()
+    subjects = chosen.subjects or list(SUBJECTS)
+    if unknown := set(subjects) - SUBJECTS.keys():
+        parser.error(f"no subject {', '.join(sorted(unknown))}: there are {', '.join(SUBJECTS)}")
+    logging.disable(logging.WARNING)
+    sampled_off()
+    with broker(not chosen.no_kafka and bool({"throughput", "latency"} & set(subjects))) as address:
+        return 0 if asyncio.run(measure(subjects, address, chosen.quick)) else 1
 
 
 if __name__ == "__main__":
