@@ -38,7 +38,12 @@ class Producer:
                 )
                 for record, partition in records
             ]
-            await asyncio.wait(sent)
+            try:
+                await asyncio.wait(sent)
+            except BaseException:
+                for future in sent:  # what becomes of it, nobody waits for any more
+                    future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+                raise
             return [future.result().offset for future in sent]
 
     async def append(self, at: TopicPartition, records: Sequence[NewRecord]) -> int:
@@ -100,12 +105,19 @@ class Producer:
 
 
 async def _throw_away(producer: AIOKafkaProducer) -> None:
-    """End the producer without the flush that `stop` would wait for; whoever still waits on it gets an error."""
+    """End the producer without the flush that `stop` would wait for; whoever still waits on it gets an error.
+
+    Its sender ends with whatever it stumbles over, such as a KeyError for a batch that it would try again and that has
+    failed here: that is no answer to the caller, whom its own error concerns.
+    """
+    sending = producer._sender.sender_task
+    if sending is not None:
+        sending.remove_done_callback(producer._sender._fail_all)  # here it is done, and there for transactions alone
     producer._message_accumulator.fail_all(errors.KafkaConnectionError("the producer was replaced"))
-    with suppress(errors.KafkaError, TimeoutError, OSError, asyncio.CancelledError):
+    with suppress(Exception, asyncio.CancelledError):
         async with asyncio.timeout(1.0):
             await producer._sender.close()
-    with suppress(errors.KafkaError, TimeoutError, OSError):
+    with suppress(Exception):
         async with asyncio.timeout(1.0):
             await producer.stop()
     await producer.client.close()
