@@ -53,7 +53,7 @@ async def run(order: Order) -> None:
         bus = await outlast(order.service, lambda: open_bus(order.bus))
         Fate(ledger, order.death, commits_early=order.commits_early).take(bus)
         try:
-            process = Process([_service(order, ledger)], bus)
+            process = Process([_service(order, ledger)], bus, member=order.member)
             running = asyncio.create_task(process.run())
             started = asyncio.create_task(process.started())
             await asyncio.wait((running, started), return_when=asyncio.FIRST_COMPLETED)
