@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from aiokafka import errors
 from aiokafka.admin import AIOKafkaAdminClient
 
+from towline.bus.kafka import groups
 from towline.bus.kafka import topics as topic_admin
 from towline.bus.kafka.connection import Connection
 from towline.bus.kafka.consumer import KafkaConsumer
@@ -24,6 +25,8 @@ _ENSURE_S = 60.0
 
 class KafkaBus:
     """Made by `open`, ended by `close`; belongs to the event loop it was opened on."""
+
+    kind = "kafka"
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -103,6 +106,25 @@ class KafkaBus:
         await self._producer.close()
         await self._reader.close()
         await self._throw_away_admin()
+
+    # -- for a log that moves ----------------------------------------------------------------------------------------
+
+    async def partitions(self, topic: str) -> int:
+        return await self._count(topic)
+
+    async def members(self, group: str) -> Sequence[str]:
+        """Who is in the group now."""
+        async with self._administering() as admin:
+            return await groups.members(admin, group)
+
+    async def offsets(self, group: str) -> Mapping[TopicPartition, int]:
+        async with self._administering() as admin:
+            return await groups.offsets(admin, group)
+
+    async def commit_for(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+        """Commit for a group without members. Raises Permanent when it has one."""
+        async with self._connection.answering(_ENSURE_S):
+            await groups.commit(self._connection, group, offsets)
 
     # -- topics ----------------------------------------------------------------------------------------------------
 

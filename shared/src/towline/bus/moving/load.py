@@ -20,9 +20,10 @@ from towline.errors import BadInput
 
 _BATCH_RECORDS = 500
 _BATCH_BYTES = 1024 * 1024
+_TOLD_EVERY = 1000
 
-Rewrite = Callable[[Record, Offsets], NewRecord]
-"""A record as it must be in the new log: what it says of offsets, said anew. Raises BadInput."""
+Rewrite = Callable[[Record, Offsets], NewRecord | None]
+"""A record as the new log must have it: what it says of offsets, said anew. None: it does not move. Raises BadInput."""
 
 
 @dataclass
@@ -55,8 +56,11 @@ class Load:
             match item:
                 case Record():
                     assert partition is not None, "the format has a Begin before every record"
-                    await partition.take(self._rewrite(item, self._offsets), item.offset)
+                    if (record := self._rewrite(item, self._offsets)) is not None:
+                        await partition.take(record, item.offset)
                     self._moved.records += 1
+                    if self._moved.records % _TOLD_EVERY == 0:
+                        progress(self._moved)
                 case Begin():
                     self._offsets.begin(item.at)
                     compacted = self._compacted[item.at.topic]
