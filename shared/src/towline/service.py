@@ -109,7 +109,8 @@ class Process:
             self.address = await endpoint.open(*self._listen)
         except OSError as error:
             host, port = self._listen
-            said = os.strerror(error.errno) if error.errno else str(error)
+            known = error.errno is not None and error.errno > 0  # else the name was not resolved
+            said = os.strerror(error.errno or 0) if known else error.strerror
             raise BadInput(f"cannot listen on {host}:{port} ({said}); set `listen` otherwise") from None
         return endpoint
 
