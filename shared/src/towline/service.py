@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 from collections.abc import Callable, Sequence
-from http import HTTPStatus
 from typing import Any
+
+from aiohttp import web
 
 from towline import flow
 from towline.bus.port import Bus
 from towline.delivery.model import Service
 from towline.delivery.runtime import Runtime
 from towline.errors import BadInput
-from towline.telemetry import metrics, trace
-from towline.telemetry.endpoint import Endpoint, Page
+from towline.telemetry import metrics
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +55,6 @@ class Process:
             loop = asyncio.get_running_loop()
             for name in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(name, self._stop.set)
-        trace.use_global()
         await self._bus.ensure(flow.topics(runtime.service.name for runtime in self.runtimes))
         server = await self._serve()
         running = [asyncio.create_task(runtime.run(), name=runtime.service.name) for runtime in self.runtimes]
@@ -67,7 +65,7 @@ class Process:
                 runtime.stop()
             results = await asyncio.gather(*running, return_exceptions=True)
             if server is not None:
-                await server.close()
+                await server.cleanup()
         for result in results:
             if isinstance(result, BaseException):
                 raise result
@@ -101,27 +99,31 @@ class Process:
         for task in done - {stop}:
             log.error("a service ended by itself", extra={"service": task.get_name()})
 
-    async def _serve(self) -> Endpoint | None:
+    async def _serve(self) -> web.AppRunner | None:
         if self._listen is None:
             return None
-        endpoint = Endpoint({"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics})
+        app = web.Application()
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
         try:
-            self.address = await endpoint.open(*self._listen)
+            await web.TCPSite(runner, *self._listen).start()
         except OSError as error:
+            await runner.cleanup()
             host, port = self._listen
-            known = error.errno is not None and error.errno > 0  # else the name was not resolved
-            said = os.strerror(error.errno or 0) if known else error.strerror
-            raise BadInput(f"cannot listen on {host}:{port} ({said}); set `listen` otherwise") from None
-        return endpoint
+            raise BadInput(f"cannot listen on {host}:{port} ({error.strerror}); set `listen` otherwise") from None
+        self.address = runner.addresses[0][:2]
+        return runner
 
-    async def _healthz(self) -> Page:
-        return Page.text("ok\n")
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
 
-    async def _readyz(self) -> Page:
+    async def _readyz(self, _: web.Request) -> web.Response:
         waits = self.waits()
         lines = (*(waits or ["ok"]), *self.delays())
-        status = HTTPStatus.SERVICE_UNAVAILABLE if waits else HTTPStatus.OK
-        return Page.text("".join(f"{line}\n" for line in lines), status)
+        return web.Response(status=503 if waits else 200, text="".join(f"{line}\n" for line in lines))
 
-    async def _metrics(self) -> Page:
-        return Page(metrics.exposition(), content_type=metrics.CONTENT_TYPE)
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=metrics.exposition(), headers={"content-type": "text/plain; version=0.0.4"})
