@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from typing import Any
-
-from aiohttp import web
 
 from towline import flow
 from towline.bus.port import Bus
 from towline.delivery.model import Service
 from towline.delivery.runtime import Runtime
 from towline.errors import BadInput
-from towline.telemetry import metrics
+from towline.telemetry import metrics, trace
+from towline.telemetry.endpoint import Endpoint, Page
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Process:
             loop = asyncio.get_running_loop()
             for name in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(name, self._stop.set)
+        trace.use_global()
         await self._bus.ensure(flow.topics(runtime.service.name for runtime in self.runtimes))
         server = await self._serve()
         running = [asyncio.create_task(runtime.run(), name=runtime.service.name) for runtime in self.runtimes]
@@ -65,7 +67,7 @@ class Process:
                 runtime.stop()
             results = await asyncio.gather(*running, return_exceptions=True)
             if server is not None:
-                await server.cleanup()
+                await server.close()
         for result in results:
             if isinstance(result, BaseException):
                 raise result
@@ -99,31 +101,27 @@ class Process:
         for task in done - {stop}:
             log.error("a service ended by itself", extra={"service": task.get_name()})
 
-    async def _serve(self) -> web.AppRunner | None:
+    async def _serve(self) -> Endpoint | None:
         if self._listen is None:
             return None
-        app = web.Application()
-        app.router.add_get("/healthz", self._healthz)
-        app.router.add_get("/readyz", self._readyz)
-        app.router.add_get("/metrics", self._metrics)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
+        endpoint = Endpoint({"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics})
         try:
-            await web.TCPSite(runner, *self._listen).start()
+            self.address = await endpoint.open(*self._listen)
         except OSError as error:
-            await runner.cleanup()
             host, port = self._listen
-            raise BadInput(f"cannot listen on {host}:{port} ({error.strerror}); set `listen` otherwise") from None
-        self.address = runner.addresses[0][:2]
-        return runner
+            known = error.errno is not None and error.errno > 0  # else the name was not resolved
+            said = os.strerror(error.errno or 0) if known else error.strerror
+            raise BadInput(f"cannot listen on {host}:{port} ({said}); set `listen` otherwise") from None
+        return endpoint
 
-    async def _healthz(self, _: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+    async def _healthz(self) -> Page:
+        return Page.text("ok\n")
 
-    async def _readyz(self, _: web.Request) -> web.Response:
+    async def _readyz(self) -> Page:
         waits = self.waits()
         lines = (*(waits or ["ok"]), *self.delays())
-        return web.Response(status=503 if waits else 200, text="".join(f"{line}\n" for line in lines))
+        status = HTTPStatus.SERVICE_UNAVAILABLE if waits else HTTPStatus.OK
+        return Page.text("".join(f"{line}\n" for line in lines), status)
 
-    async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=metrics.exposition(), headers={"content-type": "text/plain; version=0.0.4"})
+    async def _metrics(self) -> Page:
+        return Page(metrics.exposition(), content_type=metrics.CONTENT_TYPE)
