@@ -10,11 +10,13 @@ import asyncio
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,6 +69,8 @@ class Member:
     name: str
     process: asyncio.subprocess.Process
     log: Path
+    since: int
+    """The notes there were when it started."""
 
     @property
     def running(self) -> bool:
@@ -161,11 +165,14 @@ class Case:
                 stdout=out,
                 stderr=out,
             )
-        member = Member(name, process, log)
+        member = Member(name, process, log, noted)
         self.members.append(member)
         if ready:
-            await self.noted(f"{name} ready", since=noted, by=member)
+            await self.ready(member)
         return member
+
+    async def ready(self, member: Member) -> None:
+        await self.noted(f"{member.name} ready", since=member.since, by=member)
 
     async def noted(self, what: str, *, since: int = 0, by: Member | None = None) -> None:
         """A member noted this in the ledger; an end of `by` before is an error."""
@@ -194,11 +201,25 @@ class Case:
     async def drained(self, *members: Member) -> None:
         """SIGTERM: in order, in time, and with nothing but a good exit code."""
         for member in members:
+            await self.ready(member)
+        for member in members:
             member.signal(signal.SIGTERM)
         for member in members:
             code = await self.ended(member, seconds=DRAINS_WITHIN_S)
             if code != 0:
                 raise Broken(f"{member.log.name} ended with {code}")
+
+    def file_is_held(self) -> bool:
+        """Whether somebody is in the middle of a write to a SQLite bus: whoever is stopped there stops all."""
+        if not self.url.startswith("sqlite:"):
+            return False
+        path = self.url.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(path, timeout=0.2, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return True
+            return False
 
     async def nobody_ends_for(self, seconds: float) -> None:
         """How long a fault lasts; the members live through it."""

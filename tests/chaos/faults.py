@@ -77,7 +77,7 @@ async def zombie(case: Case) -> None:
     await case.applied(case.somewhere())
     sleeper, other = case.draw.sample((a, b), 2)
     noted = len(case.ledger.notes)
-    sleeper.signal(signal.SIGSTOP)
+    await _stopped(case, sleeper)
     await case.noted(f"{other.name} assign done", since=noted)
     if case.draw.random() < 0.5:
         await case.applied(case.somewhere())
@@ -86,6 +86,30 @@ async def zombie(case: Case) -> None:
     await case.all_said()
     if said := case.ledger.changed_by(sleeper.process.pid, awake, until=f"{sleeper.name} assign"):
         raise Broken(f"a zombie changed the ledger before it had its partitions anew: {said}")
+    await case.quiet(a, b)
+
+
+async def _stopped(case: Case, member: Member) -> None:
+    """SIGSTOP, between two writes: who is stopped inside one holds a SQLite file, and all wait for it to go on."""
+    member.signal(signal.SIGSTOP)
+    while case.file_is_held():
+        member.signal(signal.SIGCONT)
+        await case.applied(len(case.ledger.applied) + 1)
+        member.signal(signal.SIGSTOP)
+
+
+async def stopped_inside_a_write(case: Case) -> None:
+    """SIGSTOP of a member that holds the file, for longer than the session timeout: all wait, and then go on."""
+    a, b = await case.start("a"), await case.start("b")
+    case.feed()
+    sleeper = case.draw.choice((a, b))
+    sleeper.signal(signal.SIGSTOP)
+    while not case.file_is_held():
+        sleeper.signal(signal.SIGCONT)
+        await case.applied(len(case.ledger.applied) + 1)
+        sleeper.signal(signal.SIGSTOP)
+    await case.nobody_ends_for(case.silent_for_s * 2)
+    sleeper.signal(signal.SIGCONT)
     await case.quiet(a, b)
 
 

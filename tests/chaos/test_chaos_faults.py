@@ -40,6 +40,11 @@ def test_a_member_stopped_for_longer_than_the_session_timeout(ahead: Ahead, run:
     ahead.result(run)
 
 
+@pytest.mark.parametrize("run", runs("stopped inside a write", faults.stopped_inside_a_write, Bus.SQLITE), ids=str)
+def test_a_member_stopped_while_it_holds_the_file(ahead: Ahead, run: Run) -> None:
+    ahead.result(run)
+
+
 @pytest.mark.parametrize("run", runs("in turn", faults.killed_in_turn, *BOTH), ids=str)
 def test_two_members_killed_in_turn_during_a_rebalance(ahead: Ahead, run: Run) -> None:
     ahead.result(run)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
-from tests.chaos.evidence import Evidence
+from tests.chaos.evidence import Arrived, Evidence
 from tests.chaos.tally import ASKED, FACT, expected, number_of
 
 Fed = Mapping[str, Iterable[str]]
@@ -92,11 +92,15 @@ def past_unfinished(evidence: Evidence) -> list[str]:
 
 
 def behind(evidence: Evidence) -> list[str]:
-    """After everything was handled and drained, the group has nothing left to read."""
+    """After everything was handled and drained, the group has nothing left to read but copies: a source that looks
+    again, a result told twice, may come when the last member is about to leave."""
+    first: dict[tuple[str, str], Arrived] = {}
+    for each in evidence.arrived:
+        first.setdefault((each.key, each.thing), each)
     return [
         f"offset: {each.at.topic}/{each.at.partition} is committed to {evidence.committed.get(each.at, 0)}, "
         f"before {each.key} {each.thing!r} at {each.offset}, which is done"
-        for each in evidence.arrived
+        for each in first.values()
         if each.offset >= evidence.committed.get(each.at, 0)
     ]
 
