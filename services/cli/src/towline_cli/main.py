@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from towline_cli.dead_commands import dead_app
+
 app = typer.Typer(
     name="towline",
     help="Towline carries a commit from a push to healthy pods.",
@@ -80,6 +82,9 @@ def trace(
     from towline_cli.show import trace as show
 
     show(commit, config, name)
+
+
+app.add_typer(dead_app)
 
 
 @app.command()

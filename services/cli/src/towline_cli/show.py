@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import orjson
 
+from towline.bus.port import Bus
+from towline.delivery.letters import Letter
 from towline.errors import BadInput
 from towline_cli.instances import bus_of, config_of, waits_of
+from towline_cli.letters import read_letters
 from towline_cli.view import progress, timeline
 from towline_cli.view.facts import Fact, read_facts
+from towline_cli.view.letters import count_line
 from towline_cli.view.names import repo_of, short_change, short_digests, short_repos
 from towline_cli.view.printable import printable
 
@@ -25,26 +30,32 @@ MOST_OUTPUT = 8
 
 def status(config: Path | None, name: str | None, *, json: bool = False) -> None:
     file = config_of(config, name)
-    print_status(asyncio.run(read_of(file)), waits_of(file), json=json)
+    facts, letters = asyncio.run(_facts_and_letters(file))
+    print_status(facts, waits_of(file), letters, json=json)
 
 
 def trace(commit: str, config: Path | None, name: str | None) -> None:
     print_trace(asyncio.run(read_of(config_of(config, name))), commit)
 
 
-def print_status(facts: Sequence[Fact], waits: Sequence[str] = (), *, json: bool = False) -> None:
-    """`waits` is what keeps the services from being ready."""
+def print_status(
+    facts: Sequence[Fact], waits: Sequence[str] = (), letters: Sequence[Letter] = (), *, json: bool = False
+) -> None:
+    """`waits` is what keeps the services from being ready; of the dead letters it is said how many are open."""
     changes, applications = progress.changes(facts), progress.applications(facts)
     if json:
         said = {
             "changes": [asdict(view) for view in changes.values()],
             "applications": [asdict(v) for v in applications.values()],
             "waits": list(waits),
+            "dead_letters": sum(letter.open for letter in letters),
         }
         sys.stdout.write(orjson.dumps(said, default=_plain, option=orjson.OPT_INDENT_2).decode() + "\n")
         return
     for wait in waits:
         _print(f"not ready {wait}")
+    if count := count_line(letters):
+        _print(count)
     if not changes and not applications:
         _print("nothing has arrived yet; push a change with: git push origin HEAD:refs/heads/for/main/<topic>")
     short = short_repos(repo_of(change) for change in changes)
@@ -111,20 +122,28 @@ def trace_lines(facts: Sequence[Fact], change: str, short: Mapping[str, str]) ->
 
 async def read_of(config: Path) -> list[Fact]:
     """The facts of the log that a settings file names."""
-    return await read(bus_of(config))
+    async with opened(config) as bus:
+        return await read_facts(bus, PARTITIONS)
 
 
-async def read(url: str) -> list[Fact]:
-    """The facts of a log that exists; raises BadInput when there is none yet."""
+async def _facts_and_letters(config: Path) -> tuple[list[Fact], Sequence[Letter]]:
+    async with opened(config) as bus:
+        return await read_facts(bus, PARTITIONS), (await read_letters(bus, PARTITIONS)).letters
+
+
+@asynccontextmanager
+async def opened(config: Path) -> AsyncIterator[Bus]:
+    """The log that a settings file names; raises BadInput when there is none yet."""
     from towline.bus.open import open_bus, sqlite_file
 
+    url = bus_of(config)
     if url.startswith("sqlite:") and not sqlite_file(url)[0].exists():
         raise BadInput(f"there is no log at {url}; it appears with the first `towline up` or `towline run`")
     # What the client has to say while it fails is in the error that it raises.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     bus = await open_bus(url, partitions=PARTITIONS)
     try:
-        return await read_facts(bus, PARTITIONS)
+        yield bus
     finally:
         await bus.close()
 
