@@ -30,6 +30,8 @@ SKELETON = "\n".join(
 @pytest.fixture
 def docs(tmp_path: Path) -> Path:
     (tmp_path / "flow.md").write_text(f"# The flow\n\n{SKELETON}\n\nBy hand.\n")
+    (tmp_path / "operate").mkdir()
+    (tmp_path / "operate/lag.md").write_text("# Lag\n\n<!-- generated: metrics -->\n<!-- end: metrics -->\n")
     write(tmp_path, documents(tmp_path), (SCHEMAS,))
     return tmp_path
 
@@ -43,12 +45,14 @@ def test_what_was_written_is_not_stale(docs: Path) -> None:
     assert "By hand." in (docs / "flow.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["events.md", "asyncapi.yaml", "flow.md", "towline-yaml.md"])
+@pytest.mark.parametrize("name", ["events.md", "asyncapi.yaml", "flow.md", "operate/lag.md", "towline-yaml.md"])
 def test_a_document_that_differs_is_named_with_the_command_that_mends_it(
     docs: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (docs / name).read_text()
-    (docs / name).write_text(text.replace("towline.changes", "towline.other").replace("version", "wersion"))
+    (docs / name).write_text(
+        text.replace("towline.changes", "towline.other").replace("version", "wersion").replace("gauge", "gouge")
+    )
     assert check(docs) == 1
     said = capsys.readouterr().err
     assert said == f"{docs / name} differs from what the code says; run: python -m towline.docs\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 
-from towline.docs import asyncapi, decisions_page, events_page, flow_page
+from towline.docs import asyncapi, decisions_page, events_page, flow_page, metrics_page
 from towline.docs.examples import events_on_map
 from towline.docs.json_schema import file_of, schema_of
 from towline.docs.written import filled, run
@@ -27,6 +27,7 @@ def documents(root: Path) -> Mapping[str, str]:
         "events.md": events_page.page(),
         "asyncapi.yaml": asyncapi.document(),
         f"{decisions_page.FOLDER}/README.md": decisions_page.page(root),
+        "operate/lag.md": filled(root / "operate/lag.md", metrics_page.sections()),
         "flow.md": filled(root / "flow.md", flow_page.sections()),
         **schemas,
         **project.documents(),

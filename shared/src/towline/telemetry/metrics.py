@@ -12,55 +12,72 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 REGISTRY = CollectorRegistry()
+disable_created_metrics()  # a second series for each, that nobody asks for
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-_events = Counter("towline_events_total", "Events worked off.", ("service", "type"), registry=REGISTRY)
-_turn = Histogram(
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """One metric, as it stands in the documents."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    text: str
+
+
+_described: list[Described] = []
+
+
+def _counter(name: str, text: str, *labels: str) -> Counter:
+    _described.append(Described(name, "counter", labels, text))
+    return Counter(name, text, labels, registry=REGISTRY)
+
+
+def _histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...]) -> Histogram:
+    _described.append(Described(name, "histogram", labels, text))
+    return Histogram(name, text, labels, buckets=buckets, registry=REGISTRY)
+
+
+_events = _counter("towline_events_total", "Events worked off.", "service", "type")
+_turn = _histogram(
     "towline_turn_seconds",
     "From taking an event up to its offset being free: decode, decide, state batch, publish.",
-    ("service",),
+    "service",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
-    registry=REGISTRY,
 )
-_effects = Counter(
+_effects = _counter(
     "towline_effects_total",
     "Effects by how they ended: done, failed (given up), superseded by a later one.",
-    ("service", "kind", "end"),
-    registry=REGISTRY,
+    "service",
+    "kind",
+    "end",
 )
-_effect_retries = Counter(
-    "towline_effect_retries_total",
-    "Tries of effects that failed and are made again.",
-    ("service", "kind"),
-    registry=REGISTRY,
+_effect_retries = _counter(
+    "towline_effect_retries_total", "Tries of effects that failed and are made again.", "service", "kind"
 )
-_effect_seconds = Histogram(
+_effect_seconds = _histogram(
     "towline_effect_seconds",
     "One try of an effect: how long its handler took.",
-    ("service", "kind"),
+    "service",
+    "kind",
     buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 1800),
-    registry=REGISTRY,
 )
-_dead = Counter("towline_dead_letters_total", "Records given to the dead letters.", ("service",), registry=REGISTRY)
-_skipped = Counter(
+_dead = _counter("towline_dead_letters_total", "Records given to the dead letters.", "service")
+_skipped = _counter(
     "towline_skipped_records_total",
     "Records that retention took away before the service read them.",
-    ("service", "topic"),
-    registry=REGISTRY,
+    "service",
+    "topic",
 )
-_rebalances = Counter(
-    "towline_rebalances_total", "Times that partitions were assigned to this member.", ("service",), registry=REGISTRY
-)
-_bus_retries = Counter(
-    "towline_bus_retries_total",
-    "Calls that the bus did not answer and that are made again.",
-    ("service",),
-    registry=REGISTRY,
+_rebalances = _counter("towline_rebalances_total", "Times that partitions were assigned to this member.", "service")
+_bus_retries = _counter(
+    "towline_bus_retries_total", "Calls that the bus did not answer and that are made again.", "service"
 )
 
 
@@ -87,7 +104,7 @@ def dead_letter(service: str) -> None:
 
 
 def skipped(service: str, topic: str, records: int) -> None:
-    _skipped.labels(service, topic).inc(records)
+    _labelled(_skipped, service, topic).inc(records)
 
 
 def rebalance(service: str) -> None:
@@ -147,6 +164,19 @@ _RESOURCE_GAUGES: tuple[tuple[str, str, Callable[[Use], float]], ...] = (
 )
 
 
+_LAG = Described(
+    "towline_lag_records", "gauge", ("service", "topic"), "Records of a topic not behind the committed offset."
+)
+
+
+def described() -> list[Described]:
+    """Every metric, by name."""
+    gauges = [_LAG]
+    gauges += [Described(name, "gauge", ("service",), text) for name, text, _ in _GAUGES]
+    gauges += [Described(name, "gauge", ("service", "resource"), text) for name, text, _ in _RESOURCE_GAUGES]
+    return sorted((*_described, *gauges), key=lambda each: each.name)
+
+
 class _Standings(Collector):
     def __init__(self) -> None:
         self.of: dict[str, Callable[[], Standing]] = {}
@@ -159,9 +189,7 @@ class _Standings(Collector):
 
     @staticmethod
     def _families(standings: Mapping[str, Standing]) -> Iterator[Metric]:
-        lag = GaugeMetricFamily(
-            "towline_lag_records", "Records of a topic not behind the committed offset.", labels=("service", "topic")
-        )
+        lag = GaugeMetricFamily(_LAG.name, _LAG.text, labels=_LAG.labels)
         for service, standing in standings.items():
             for topic, records in standing.lag.items():
                 lag.add_metric((service, topic), records)
