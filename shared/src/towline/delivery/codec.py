@@ -13,6 +13,7 @@ import orjson
 from pydantic import ValidationError
 
 from towline import flow
+from towline.bus.foreign import RAW_KEY
 from towline.bus.port import NewRecord, Record
 from towline.delivery.model import Envelope
 from towline.errors import Undecodable
@@ -61,11 +62,11 @@ def encode(envelope: Envelope, topic: str) -> NewRecord:
 def decode(record: Record) -> Envelope:
     """Raises Undecodable, saying what the record lacks; its bytes are never part of the message."""
     headers = record.headers
+    if RAW_KEY in headers:  # two such keys can read the same, and would share a lane
+        raise Undecodable("the record's key is no UTF-8")
     try:
         event_type = headers["ce_type"].decode()
-        model = EVENT_TYPES.get(event_type)
-        if model is None:
-            raise Undecodable(f"no event of type {event_type!r} is known to this version")
+        model = _model_of(event_type)
         # `.towline.yaml` refuses keys it does not know; the same shapes inside an event must not: a newer
         # version may have written them.
         event = model.model_validate(orjson.loads(record.value or b"")["customData"], extra="ignore")
@@ -86,8 +87,17 @@ def decode(record: Record) -> Envelope:
         raise Undecodable(f"{event_type}: {where}: {first['msg']}") from None
     except KeyError as error:
         raise Undecodable(f"the record has no {error.args[0]}") from None
-    except (ValueError, TypeError) as error:
+    except Undecodable:
+        raise
+    except Exception as error:  # whatever these bytes bring out, it is no reason to stop for all that follow
         raise Undecodable(f"the record is no event: {type(error).__name__}") from None
+
+
+def _model_of(event_type: str) -> type[Event]:
+    model = EVENT_TYPES.get(event_type)
+    if model is None:
+        raise Undecodable(f"no event of type {event_type!r} is known to this version")
+    return model
 
 
 def _text(headers: Mapping[str, bytes], name: str) -> str | None:

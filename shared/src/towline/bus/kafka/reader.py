@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 import aiokafka
 from aiokafka import AIOKafkaConsumer, errors
 
+from towline.bus.foreign import portable
 from towline.bus.kafka.connection import Connection
 from towline.bus.port import BusDown, Record, TopicPartition
 
@@ -16,16 +17,9 @@ _FETCH_MAX_WAIT_MS = 100
 
 
 def record_of(found: aiokafka.ConsumerRecord) -> Record:
-    """A foreign key that is no UTF-8 stays readable; values and headers are never touched."""
-    return Record(
-        found.topic,
-        found.partition,
-        found.offset,
-        (found.key or b"").decode(errors="replace"),
-        found.value,
-        dict(found.headers),
-        found.timestamp,
-    )
+    """A foreign key that is no UTF-8 stays readable, and no byte is lost (see `bus.foreign`)."""
+    key, headers = portable(found.key, found.headers)
+    return Record(found.topic, found.partition, found.offset, key, found.value, headers, found.timestamp)
 
 
 class Reader:
