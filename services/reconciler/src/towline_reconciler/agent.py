@@ -253,4 +253,5 @@ def _repo_of(application: Application) -> str:
 
 async def _until(stopping: asyncio.Event, seconds: float) -> None:
     with suppress(TimeoutError):
-        await asyncio.wait_for(stopping.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await stopping.wait()

@@ -133,7 +133,8 @@ class DriftWatch:
         gone = self._refused[id] = asyncio.Event()
         try:
             with suppress(TimeoutError):
-                await asyncio.wait_for(gone.wait(), _AFTER_REFUSAL)
+                async with asyncio.timeout(_AFTER_REFUSAL):
+                    await gone.wait()
         finally:
             del self._refused[id]
 

@@ -107,7 +107,8 @@ class ApplicationLoop:
             if after is None:
                 return
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), after)
+                async with asyncio.timeout(after):
+                    await self._wake.wait()
 
     async def close(self) -> None:
         await self._drift.pause()

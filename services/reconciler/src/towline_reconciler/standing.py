@@ -63,7 +63,8 @@ class Standing:
         while True:
             patience = await self._judge() if self._objects is not None else None
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), patience)
+                async with asyncio.timeout(patience):
+                    await self._wake.wait()
             self._wake.clear()
 
     async def _judge(self) -> float | None:

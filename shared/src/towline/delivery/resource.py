@@ -40,7 +40,8 @@ class Resource:
                 self._mended.clear()
                 wait = max(_SHORTEST_WAIT, self._breaker.open_until - now)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._mended.wait(), timeout=wait)
+                    async with asyncio.timeout(wait):
+                        await self._mended.wait()
             yield
 
     @contextmanager

@@ -54,4 +54,5 @@ class Timers:
             if self._heap:
                 wait = min(wait, max(0.0, (self._heap[0][0] - self._now()).total_seconds()))
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), timeout=wait)
+                async with asyncio.timeout(wait):
+                    await self._changed.wait()

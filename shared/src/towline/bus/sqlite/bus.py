@@ -249,7 +249,8 @@ class SqliteBus:
         every = _LOOK_OFTEN_S if self._wake is None else _LOOK_EVERY_S
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._told.wait(), timeout=every)
+                async with asyncio.timeout(every):
+                    await self._told.wait()
             self._told.clear()
             if not self._consumers:
                 continue
