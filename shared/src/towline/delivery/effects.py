@@ -205,7 +205,8 @@ class Effects:
     @staticmethod
     async def _pause(run: _Run, seconds: float) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(run.superseded.wait(), timeout=seconds)
+            async with asyncio.timeout(seconds):
+                await run.superseded.wait()
 
     async def _try(self, run: _Run, tries: int, resource: Resource) -> Ended | Again | GiveUp:
         name, kind, item, now = self._service.name, run.item.kind, run.item, asyncio.get_running_loop().time

@@ -174,7 +174,8 @@ class Runtime(Generic[S]):
                 else:
                     log.exception("a source ended by a bug", extra=extra)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), backoff(tries, self.service.name))
+                    async with asyncio.timeout(backoff(tries, self.service.name)):
+                        await self._stopping.wait()
 
     # -- membership ---------------------------------------------------------------------------------------------
 
@@ -243,7 +244,8 @@ class Runtime(Generic[S]):
         sweep_at = loop.time() + SWEEP_EVERY
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._commits.stirred(), timeout=SWEEP_EVERY)
+                async with asyncio.timeout(SWEEP_EVERY):
+                    await self._commits.stirred()
             await asyncio.sleep(COMMIT_EVERY)
             try:
                 await self._lanes.flush(self._intake.busy)
