@@ -1,6 +1,6 @@
 """A part of the delivery ends when it is told to, whatever happens in that same moment.
 
-Regression, found by tests/chaos: `asyncio.wait_for` of Python 3.11 gives its answer instead of the cancellation when both
+Regression, found by tests/chaos: `asyncio.wait_for` of Python 3.11 gives its answer instead of the cancellation if both
 come together, so the part went on, and the drain waited for it for ever.
 """
 
