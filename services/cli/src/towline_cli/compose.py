@@ -69,7 +69,7 @@ async def run(
     says what keeps the whole from being ready besides its services, None for nothing."""
     configure(settings.log_level)
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o711)
-    bus = await open_bus(settings.bus, partitions=flow.PARTITIONS)
+    bus = await open_bus(settings.bus, partitions=flow.PARTITIONS, kafka=settings.kafka)
     try:
         services = [build(name, settings) for name in names]
         process = Process(services, bus, listen=address_of(settings.listen), ready=ready)

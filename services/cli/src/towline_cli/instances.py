@@ -10,8 +10,13 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from towline.errors import BadInput
+
+if TYPE_CHECKING:
+    from towline.bus.port import Bus
+    from towline.bus.settings import KafkaSettings
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 CONFIG = "towline.yaml"
@@ -73,6 +78,24 @@ def bus_of(config: Path) -> str:
         raise BadInput(f"{config} is no mapping of settings; `towline run` says what was expected")
     told = os.environ.get("TOWLINE_BUS") or (loaded or {}).get("bus")
     return str(told) if told else "sqlite:///towline-data/bus.db"
+
+
+async def open_log(config: Path) -> Bus:
+    """The bus of a settings file, opened. Raises BadInput, Permanent, BusDown."""
+    from towline.bus.open import open_bus
+
+    url = bus_of(config)
+    kafka = _kafka_of(config) if url.startswith("kafka:") else None
+    return await open_bus(url, kafka=kafka)
+
+
+def _kafka_of(config: Path) -> KafkaSettings:
+    """Only for a bus that needs it: it costs the models, and `status` on SQLite answers without them."""
+    from towline.bus.settings import BusSettings
+    from towline.settings import PREFIX, load
+
+    told = {n: v for n, v in os.environ.items() if n == f"{PREFIX}BUS" or n.startswith(f"{PREFIX}KAFKA__")}
+    return load(BusSettings, config, told).kafka
 
 
 def waits_of(config: Path) -> list[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from towline.bus.settings import BusSettings
 from towline.settings import load
 from towline_ci_runner.settings import CiRunnerSettings
 from towline_git_watcher.settings import GitWatcherSettings
@@ -15,10 +16,9 @@ from towline_notifier.settings import NotifierSettings
 from towline_reconciler.settings import ReconcilerSettings
 
 
-class TowlineSettings(BaseModel):
+class TowlineSettings(BusSettings):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    bus: str = Field("sqlite:///towline-data/bus.db", description="`sqlite:///<path>` or `kafka://<host>:<port>,…`.")
     data: Path = Field(Path("towline-data"), description="Folder for mirrors, caches and the artifact store.")
     listen: str = Field(
         "127.0.0.1:8080", description="Address of /healthz, /readyz and /metrics; port 0 takes a free one."

@@ -15,7 +15,7 @@ import orjson
 from towline.bus.port import Bus
 from towline.delivery.letters import Letter
 from towline.errors import BadInput
-from towline_cli.instances import bus_of, config_of, waits_of
+from towline_cli.instances import bus_of, config_of, open_log, waits_of
 from towline_cli.letters import read_letters
 from towline_cli.view import progress, timeline
 from towline_cli.view.facts import Fact, read_facts
@@ -134,14 +134,14 @@ async def _facts_and_letters(config: Path) -> tuple[list[Fact], Sequence[Letter]
 @asynccontextmanager
 async def opened(config: Path) -> AsyncIterator[Bus]:
     """The log that a settings file names; raises BadInput when there is none yet."""
-    from towline.bus.open import open_bus, sqlite_file
+    from towline.bus.open import sqlite_file
 
     url = bus_of(config)
     if url.startswith("sqlite:") and not sqlite_file(url)[0].exists():
         raise BadInput(f"there is no log at {url}; it appears with the first `towline up` or `towline run`")
     # What the client has to say while it fails is in the error that it raises.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    bus = await open_bus(url, partitions=PARTITIONS)
+    bus = await open_log(config)
     try:
         yield bus
     finally:

@@ -10,13 +10,11 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from towline import flow
-from towline.bus.open import open_bus
 from towline.bus.port import Bus
 from towline_cli import lab
 from towline_cli.background import Background
 from towline_cli.demo.workplace import Workplace
-from towline_cli.instances import bus_of
+from towline_cli.instances import open_log
 from towline_cli.local import LocalInstance, Surroundings
 
 _FILES = {
@@ -111,7 +109,7 @@ class WholeWay:
         self.towline.start(timeout)
 
     async def open_bus(self) -> Bus:
-        return await open_bus(bus_of(self.local.config), partitions=flow.PARTITIONS)
+        return await open_log(self.local.config)
 
     def commit(self, title: str, greeting: str) -> str:
         """A change of what the image holds, on the newest main; returns its head."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from towline.bus.port import Bus
 from towline.errors import BadInput, redact
 
+if TYPE_CHECKING:
+    from towline.bus.settings import KafkaSettings
+
 _ACCEPTED = "sqlite:///relative/path, sqlite:////absolute/path or kafka://host:port,host:port"
 _SQLITE_OPTIONS = {"network=accepted": "on_network", "transactions=single": "single"}
 
 
-async def open_bus(url: str, *, partitions: int = 12) -> Bus:
-    """Open the bus that the URL names; the Kafka client is loaded only for kafka://.
+async def open_bus(url: str, *, partitions: int = 12, kafka: KafkaSettings | None = None) -> Bus:
+    """Open the bus that the URL names; the Kafka client is loaded only for kafka://, and `kafka` is only for it.
 
     `partitions` is what the caller's topics will have, checked here so that a bad setting names itself.
     Raises BadInput, BusDown, Permanent.
@@ -31,7 +35,7 @@ async def open_bus(url: str, *, partitions: int = 12) -> Bus:
     if scheme == "kafka":
         from towline.bus.kafka import KafkaBus
 
-        return await KafkaBus.open(rest)
+        return await KafkaBus.open(rest, kafka)
     raise BadInput(f"bus {redact(url)!r} has the unknown scheme {scheme!r}: expected {_ACCEPTED}")
 
 

@@ -18,7 +18,6 @@ from types import FrameType
 from rich.console import Console
 
 from towline import flow
-from towline.bus.open import open_bus
 from towline.errors import BadInput, TowlineError
 from towline_cli import lab
 from towline_cli.background import Background
@@ -27,7 +26,7 @@ from towline_cli.demo.receiver import Receiver
 from towline_cli.demo.screen import Screen
 from towline_cli.demo.story import Story, kubectl_command
 from towline_cli.demo.workplace import Refused, Workplace, write_application
-from towline_cli.instances import bus_of
+from towline_cli.instances import open_log
 from towline_cli.local import LocalInstance, Surroundings
 
 BUSES = ("sqlite", "kafka")
@@ -143,7 +142,7 @@ class Stage:
         kubectl = kubectl_command(self._lab.kubectl, self._lab.kubeconfig)
 
         async def told() -> None:
-            bus = await open_bus(bus_of(self._local.config), partitions=flow.PARTITIONS)
+            bus = await open_log(self._local.config)
             try:
                 await Story(self._screen, bus, workplace, kubectl, flow.PARTITIONS).tell()
             finally:

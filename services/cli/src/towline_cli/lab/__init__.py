@@ -8,6 +8,7 @@ from towline_cli.lab.cache import Cache
 from towline_cli.lab.errors import AlreadyRunning, LabError
 from towline_cli.lab.install import ALL, Part, ensure, plan
 from towline_cli.lab.instance import Instance, names, sweep
+from towline_cli.lab.kafka_listeners import KafkaListeners
 from towline_cli.lab.processes import Started
 from towline_cli.lab.progress import PlainProgress, Progress, RichProgress, Silent, Step, progress_on
 
@@ -16,6 +17,7 @@ __all__ = [
     "AlreadyRunning",
     "Cache",
     "Instance",
+    "KafkaListeners",
     "LabError",
     "Part",
     "PlainProgress",

@@ -6,7 +6,9 @@ whichever process that is called; nothing else is touched. Two instances of diff
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +16,19 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from towline_cli.lab import base_image, kafka, kube, network, node, oci, pause, processes, record, registry
+from towline_cli.lab import (
+    base_image,
+    kafka,
+    kafka_listeners,
+    kube,
+    network,
+    node,
+    oci,
+    pause,
+    processes,
+    record,
+    registry,
+)
 from towline_cli.lab.cache import Cache
 from towline_cli.lab.command import remove_folder
 from towline_cli.lab.errors import AlreadyRunning, LabError
@@ -26,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from pathlib import Path
 
+    from towline_cli.lab.kafka_listeners import KafkaListeners
     from towline_cli.lab.processes import Started
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
@@ -53,6 +68,10 @@ class Instance:
     def kafka(self) -> str:
         """host:port of the Kafka broker."""
         return self._layout().kafka
+
+    def kafka_listener(self, name: str) -> str:
+        """host:port of a further listener of the broker: tls, mutual, sasl or clear."""
+        return f"{kafka_listeners.HOST}:{self._layout().ports[f'kafka-{name}']}"
 
     @property
     def kubeconfig(self) -> Path:
@@ -101,8 +120,13 @@ class Instance:
 
     # Its life
 
-    def start(self, parts: Collection[Part] = (Part.REGISTRY, Part.KUBERNETES)) -> None:
-        """Starts `parts` (all installed before, see `ensure`) and returns once they can be used.
+    def start(
+        self,
+        parts: Collection[Part] = (Part.REGISTRY, Part.KUBERNETES),
+        listeners: KafkaListeners | None = None,
+    ) -> None:
+        """Starts `parts` (all installed before, see `ensure`) and returns once they can be used. Kafka gets further
+        `listeners` beside its plain one.
 
         What a killed instance of this name left is taken away first. Raises `AlreadyRunning` when one runs that
         somebody stands for, `LabError` when a part does not start; then nothing of it is left running.
@@ -114,9 +138,9 @@ class Instance:
             with self._stopped_when_it_fails():
                 self._claim()
         with self._stopped_when_it_fails():
-            self.add(parts)
+            self.add(parts, listeners)
 
-    def add(self, parts: Collection[Part]) -> None:
+    def add(self, parts: Collection[Part], listeners: KafkaListeners | None = None) -> None:
         """Starts more parts in an instance that this process started. A registry comes with Kubernetes."""
         wanted = set(parts) | ({Part.REGISTRY} if set(parts) & {Part.KUBERNETES, Part.BUILDER} else set())
         started = {each.name for each in self._record().alive}
@@ -124,7 +148,7 @@ class Instance:
         with ThreadPoolExecutor(max_workers=4) as pool:
             work = []
             if Part.KAFKA in wanted and kafka.PART not in started:
-                broker = self._note(kafka.start(layout))
+                broker = self._note(kafka.start(layout, listeners))
                 work.append(pool.submit(kafka.await_ready, layout, broker))
             if Part.REGISTRY in wanted and registry.PART not in started:
                 images = pool.submit(self._start_registry, layout)
@@ -135,6 +159,19 @@ class Instance:
             each.result()
         if Part.BUILDER in wanted:
             oci.push_layout(self.cache.base_image, layout.registry, base_image.NAME, base_image.TAG)
+
+    def end_kafka(self) -> None:
+        """Kills the broker; `add` starts it again on the same ports, with what it had written."""
+        for each in self._record().alive:
+            if each.name == kafka.PART:
+                processes.stop(each)
+
+    def signal_kafka(self, number: signal.Signals) -> None:
+        """Sends the broker a signal, such as SIGSTOP."""
+        for each in self._record().alive:
+            if each.name == kafka.PART:
+                signal.pidfd_send_signal(pinned := os.pidfd_open(each.pid), number)
+                os.close(pinned)
 
     def detach(self) -> None:
         """Leaves the instance running when this process ends."""

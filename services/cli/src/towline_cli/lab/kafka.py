@@ -6,12 +6,13 @@ import shutil
 import socket
 from typing import TYPE_CHECKING
 
-from towline_cli.lab import processes
+from towline_cli.lab import kafka_listeners, processes
 from towline_cli.lab.kafka_jars import server_properties
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from towline_cli.lab.kafka_listeners import KafkaListeners
     from towline_cli.lab.layout import Layout
     from towline_cli.lab.processes import Started
 
@@ -21,22 +22,27 @@ READY_SECONDS = 60.0
 JAVA = ("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
 
 
-def start(layout: Layout) -> Started:
-    """Starts the broker on an empty log directory that was formatted when Kafka was installed."""
+def start(layout: Layout, listeners: KafkaListeners | None = None) -> Started:
+    """Starts the broker: the first time on an empty log directory that was formatted when Kafka was installed, later
+    on what it left. `listeners` are added to the plain one."""
     folder, prepared = layout.state / "kafka", layout.cache.kafka
-    data = folder / "data"
-    if not data.exists():
-        shutil.copytree(prepared / "formatted", data)
+    data, config = folder / "data", folder / "server.properties"
+    folder.mkdir(parents=True, exist_ok=True)
     ports = layout.ports
     text = server_properties(port=ports["kafka"], controller_port=ports["kafka-controller"], data=data)
-    (folder / "server.properties").write_text(text, encoding="utf-8")
+    config.write_text(text + (kafka_listeners.properties(listeners, ports) if listeners else ""), encoding="utf-8")
+    if not data.exists():
+        if listeners is not None:
+            kafka_listeners.format_with_users(prepared / "libs", config, listeners)
+        else:
+            shutil.copytree(prepared / "formatted", data)
     command: list[str | Path] = [
         "java",
         *JAVA,
         "-cp",
         f"{prepared / 'libs'}/*",
         "kafka.Kafka",
-        folder / "server.properties",
+        config,
     ]
     return processes.start(PART, command, log=layout.log(PART), cwd=folder)
 

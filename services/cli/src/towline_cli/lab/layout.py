@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from towline_cli.lab.cache import Cache
 
 # Every port an instance has from the start; others are added by name when somebody asks.
-PORT_NAMES = ("registry", "kubernetes", "etcd", "etcd-peer", "kafka", "kafka-controller")
+PORT_NAMES = (
+    *("registry", "kubernetes", "etcd", "etcd-peer"),
+    *("kafka", "kafka-controller", "kafka-tls", "kafka-mutual", "kafka-sasl", "kafka-clear"),
+)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from towline.bus.kafka.producer import Producer
 from towline.bus.kafka.reader import Reader
 from towline.bus.partition import partition_of
 from towline.bus.port import BusDown, NewRecord, OnAssignment, Record, Topic, TopicPartition
+from towline.bus.settings import KafkaSettings
 from towline.bus.size import check_append, check_sizes
 from towline.errors import Permanent
 
@@ -39,11 +40,15 @@ class KafkaBus:
         self._closed = False
 
     @classmethod
-    async def open(cls, servers: str) -> KafkaBus:
-        """From `host:port,host:port`, optionally with `?replication=3&min_insync=2`. Raises BadInput, BusDown."""
-        bus = cls(Connection.parse(servers))
+    async def open(cls, servers: str, settings: KafkaSettings | None = None) -> KafkaBus:
+        """From `host:port,host:port`, optionally with `?replication=3&min_insync=2`.
+
+        Raises BadInput or Permanent for what must be changed before it works, BusDown for what may pass.
+        """
+        bus = cls(Connection.parse(servers, settings))
         try:
             await bus._refresh()
+            bus._connection.proven = True
         except BaseException:
             await bus.close()
             raise
