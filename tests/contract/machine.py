@@ -80,8 +80,8 @@ class BusMachine(RuleBasedStateMachine):
         self.broken: list[Broken] = []
         self.large = 0
 
-    @initialize(partitions=st.integers(1, 4))
-    def begin(self, partitions: int) -> None:
+    @initialize(partitions=st.integers(1, 4), members=st.tuples(st.integers(1, 3), st.integers(0, 2)))
+    def begin(self, partitions: int, members: tuple[int, int]) -> None:
         prefix = self.place.prefix
         topics = [
             Topic(f"{prefix}.{name}", partitions, Cleanup.COMPACT if name == "state" else Cleanup.DELETE)
@@ -97,6 +97,10 @@ class BusMachine(RuleBasedStateMachine):
         async def work() -> None:
             self.connections = [await self.place.open(), await self.place.open()]
             await self.connections[0].ensure(topics)
+            for group, count in zip(self.groups, members, strict=True):
+                for number in range(count):
+                    await self._join(group, number % 2, commits=bool(number))
+                await self._settle(group)
 
         self.step(work())
 

@@ -157,7 +157,7 @@ class Member:
 
     def expel(self) -> None:
         """Others may get what it still thinks it has."""
-        self.expelled = True
+        self.expelled = bool(self.held)
         self.group.settled = False
         for at in [at for at, holder in self.group.holders.items() if holder is self]:
             del self.group.holders[at]

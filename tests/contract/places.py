@@ -6,11 +6,26 @@ Each place has its own event loop, and runs one step of the machine at a time on
 from __future__ import annotations
 
 import asyncio
+import shutil
+import sqlite3
+import subprocess
+import tempfile
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine
+from contextlib import closing, suppress
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from aiokafka import errors
+from aiokafka.protocol.group import LeaveGroupRequest
+
+from towline.bus.kafka.bus import KafkaBus
+from towline.bus.kafka.consumer import KafkaConsumer
+from towline.bus.sqlite import lease
+from towline.bus.sqlite.bus import SqliteBus
+from towline.bus.sqlite.consumer import SqliteConsumer
 from towline.testing.memory import MemoryBus, MemoryConsumer, MemoryLog
 from towline.testing.virtual import VirtualLoop
 
@@ -95,3 +110,123 @@ class MemoryPlace(Place):
     async def sweep(self) -> bool:
         self.log.sweep()
         return True
+
+
+@cache
+def _ended_process() -> str:
+    """The name of a process that has ended, as the members' table knows processes."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        return lease._name(process.pid)
+
+
+class SqlitePlace(Place):
+    """One file for each history. Members of a connection that dies are, in the table, those of an ended process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="towline-conformance-"))
+
+    async def connect(self) -> Bus:
+        return await SqliteBus.open(self.folder / "bus.db")
+
+    async def kill(self, bus: Bus) -> None:
+        self.opened.remove(bus)
+        dying = cast(SqliteBus, bus)
+        members = [(_ended_process(), each.group, each._member) for each in dying._consumers]
+        for consumer in dying._consumers:
+            consumer._peers.close()
+        dying._consumers.clear()  # so that they do not say that they leave
+        await bus.close()
+        self._write("UPDATE members SET process = ? WHERE grp = ? AND member = ?", members)
+        await self._look_around()
+
+    async def expel(self, consumer: Consumer) -> bool:
+        """As another member's heartbeat does when this one was silent."""
+        silent = cast(SqliteConsumer, consumer)
+        held = silent._held
+        if held is None:
+            return False
+        name = silent._member
+        await silent._bus.writer.submit(lambda ledger: lease.leave(ledger, silent.group, name, held))
+        await self._look_around()
+        return True
+
+    async def sweep(self) -> bool:
+        self._write("UPDATE records SET timestamp_ms = ?", [(1,)])
+        for bus in self.opened[:1]:
+            await cast(SqliteBus, bus).sweep()
+        return True
+
+    def end(self) -> None:
+        super().end()
+        shutil.rmtree(self.folder)
+
+    async def _look_around(self) -> None:
+        """What every member does each few seconds."""
+        for bus in self.opened:
+            for consumer in list(cast(SqliteBus, bus)._consumers):
+                await consumer.beat()
+
+    def _write(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        with closing(sqlite3.connect(self.folder / "bus.db", timeout=30)) as connection, connection:
+            connection.executemany(statement, rows)
+
+
+class KafkaPlace(Place):
+    """One broker and one event loop for all histories; the broker is told at once that a session has run out.
+
+    A member that dies closes its connections without a word; what the session timer would do then is done by a
+    LeaveGroup in its name.
+    """
+
+    glance_s = 0.15
+    patience_s = 40.0
+
+    def __init__(self, address: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._shared = loop
+        super().__init__()
+        self.address = address
+
+    def new_loop(self) -> asyncio.AbstractEventLoop:
+        return self._shared
+
+    async def connect(self) -> Bus:
+        return await KafkaBus.open(self.address)
+
+    async def kill(self, bus: Bus) -> None:
+        self.opened.remove(bus)
+        dying = cast(KafkaBus, bus)
+        for consumer in dying._consumers:
+            await self._says_nothing(consumer)
+        await bus.close()
+
+    async def expel(self, consumer: Consumer) -> bool:
+        silent = cast(KafkaConsumer, consumer)
+        if silent._client is None or silent._gained is not None:  # it has nothing, or was not told of it yet
+            return False
+        return await self._session_runs_out(silent._client._coordinator)
+
+    async def _says_nothing(self, consumer: KafkaConsumer) -> None:
+        client = consumer._client
+        if client is None:
+            return
+        coordinator = client._coordinator
+        generation, member = coordinator.generation, coordinator.member_id
+
+        async def nothing() -> None:
+            await asyncio.sleep(0)
+
+        coordinator._maybe_leave_group = nothing
+        if generation > 0 and member:
+            await self._session_runs_out(coordinator)
+
+    async def _session_runs_out(self, coordinator: Any) -> bool:
+        if coordinator.generation < 1:
+            return False
+        with suppress(errors.KafkaError):
+            await coordinator._send_req(LeaveGroupRequest(coordinator.group_id, coordinator.member_id))
+        return True
+
+    def end(self) -> None:
+        while self.opened:
+            self.run(self.opened.pop().close())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from towline.bus.port import LostAssignment, NewRecord, TopicPartition
+from towline.bus.port import Cleanup, LostAssignment, NewRecord, TopicPartition
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -292,3 +292,23 @@ async def test_a_commit_of_a_partition_of_others_is_refused(ground: Ground, bus:
         await consumer.commit({TopicPartition(ground.topic("other").name, 0): 1})
     with pytest.raises(LostAssignment, match="has not assigned"):
         consumer.seek(TopicPartition(topic.name, 9), 0)
+
+
+async def test_what_compaction_took_away_is_not_lost_to_a_group(
+    ground: Ground, bus: Bus, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It once was: the SQLite bus told an error, and moved the group's offset, as for what retention takes away."""
+    topic = ground.topic("state", 1, Cleanup.COMPACT)
+    at = TopicPartition(topic.name, 0)
+    await bus.ensure([topic])
+    await bus.publish([NewRecord(topic.name, "key", b"old"), NewRecord(topic.name, "key", b"new")])
+    first = await bus.consumer(ground.group(), [topic.name], member="0")
+    await ground.joined(first)
+    await first.commit({at: 0})
+    await first.close()
+
+    second = await bus.consumer(ground.group(), [topic.name], member="1")
+
+    assert (await ground.collect(second, 1))[-1].value == b"new"
+    assert await second.committed(at) == 0
+    assert "lost" not in caplog.text

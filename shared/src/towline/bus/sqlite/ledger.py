@@ -164,7 +164,12 @@ class Ledger:
         return {TopicPartition(name, partition): next_ for name, partition, next_ in rows}
 
     def first(self, at: TopicPartition) -> int:
-        """The offset of the first record that is left, or where the next one will be."""
+        """What retention has left: the first record's offset, or where the next one will be.
+
+        Compaction takes away only what is superseded, so that nothing is missing in front of a compacted partition.
+        """
+        if self.topic(at.topic).cleanup is Cleanup.COMPACT:
+            return 0
         row = self.connection.execute(
             "SELECT min(offset) FROM records WHERE topic = ? AND partition = ?",
             (self.topic(at.topic).id, at.partition),
