@@ -183,7 +183,7 @@ async def test_a_key_is_replayed_and_what_became_of_it_is_said(shop: Path, capsy
 
         async with running(bus, service(mended)):
             assert await ask(shop, Picked(key=HOT)) == 0
-        assert "3 replayed\n" in capsys.readouterr().out
+        assert f"3 replayed\nnotifier {HOT} is free\n" in capsys.readouterr().out
         assert [letter.key for letter in await found(bus) if letter.open] == [COLD]
     await listing(shop, Wanted(), resolved=True, json=False, newer=None, older=None)
     assert capsys.readouterr().out.count("replayed by ada@host at") == 3
@@ -245,9 +245,9 @@ async def test_what_is_meant_must_be_said_once(shop: Path, picked: Picked) -> No
 
 async def test_everything_is_only_replayed_or_dropped_when_somebody_says_yes(shop: Path) -> None:
     await stuck(shop)
-    with pytest.raises(BadInput, match=r"replay 4 dead letters of 2 key\(s\)\? nobody is there to answer; --yes"):
+    with pytest.raises(BadInput, match=r"replay 4 dead letters of 2 keys\? nobody is there to answer; --yes"):
         await ask(shop, Picked(all=True))
-    with pytest.raises(BadInput, match=r"never be handled\. nobody is there"):
+    with pytest.raises(BadInput, match=r"drop 4 dead letters\? The events are never handled\. nobody is there"):
         await dropping(shop, Picked(service="notifier"), yes=False, by="bob", reason="all")
 
 
@@ -284,7 +284,7 @@ async def test_nothing_of_a_letter_reaches_the_terminal_as_a_command(
 
 def letters_id(capsys: pytest.CaptureFixture[str]) -> str:
     said = capsys.readouterr()
-    assert "1 record(s) of towline.notifier.dead cannot be read" in said.err
+    assert "1 record of towline.notifier.dead cannot be read" in said.err
     assert all(line.isprintable() for line in (said.out + said.err).split("\n"))
     return said.out.splitlines()[1].split()[0]
 

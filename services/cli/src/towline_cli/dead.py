@@ -108,7 +108,7 @@ async def replaying(config: Path, picked: Picked, *, yes: bool, by: str, reason:
         if not groups:
             _say("nothing to replay" if not refused else "nothing else to replay")
             return 1 if refused else 0
-        count = f"{len(chosen)} dead letter{'' if len(chosen) == 1 else 's'} of {len(groups)} key(s)"
+        count = f"{view.counted(len(chosen), 'dead letter')} of {view.counted(len(groups), 'key')}"
         if not picked.ids and picked.key is None:
             _confirm(f"replay {count}?", yes=yes)
         await bus.publish(_requests(groups, picked, by=by, reason=reason))
@@ -127,7 +127,7 @@ async def dropping(config: Path, picked: Picked, *, yes: bool, by: str, reason: 
         for letter in refused:
             _say(f"{short[letter.id]} was {_was(letter)}")
         if chosen and not picked.ids:
-            _confirm(f"drop {len(chosen)} dead letter(s)? Their events will never be handled.", yes=yes)
+            _confirm(f"drop {view.counted(len(chosen), 'dead letter')}? The events are never handled.", yes=yes)
         for start in range(0, len(chosen), IDS_TOGETHER):
             await bus.publish(
                 [
@@ -234,7 +234,20 @@ async def _follow(
     if waiting:
         services = ", ".join(sorted({letter.service for letter in waiting}))
         _say(f"{len(waiting)} not taken up yet: {services} does it when it runs and has worked off what came before")
+    else:
+        await _follow_release(bus, set(groups) & parked.keys() - stopped, until)
     return bool(failed)
+
+
+async def _follow_release(bus: Bus, keys: set[view.Key], until: float) -> None:
+    """A key is free after the last of its letters."""
+    places = {(service, partition_of(key, PARTITIONS)) for service, key in keys}
+    while still := keys & (await read_parked(bus, places)).keys():
+        if time.monotonic() >= until:
+            break
+        await asyncio.sleep(LOOK_EVERY_S)
+    _say(*(f"{service} {key} is free" for service, key in sorted(keys - still)))
+    _say(*(f"{service} {key} is not free yet: {service} does it when it runs" for service, key in sorted(still)))
 
 
 def _tell_dropped(
@@ -277,9 +290,8 @@ def _confirm(question: str, *, yes: bool) -> None:
 
 def _say_unreadable(found: Found) -> None:
     for service, count in sorted(found.unreadable.items()):
-        sys.stderr.write(
-            printable(f"{count} record(s) of towline.{service}.dead cannot be read, and are no letters") + "\n"
-        )
+        said = f"{view.counted(count, 'record')} of towline.{service}.dead cannot be read, and no letter is made of it"
+        sys.stderr.write(printable(said) + "\n")
 
 
 def _say(*lines: str) -> None:

@@ -68,9 +68,11 @@ def replay_command(key: str) -> str:
 def count_line(letters: Iterable[Letter]) -> str | None:
     """One line for `towline status`; None when all is well."""
     count = sum(letter.open for letter in letters)
-    if not count:
-        return None
-    return f"{count} dead letter{'' if count == 1 else 's'}: towline dead list"
+    return f"{counted(count, 'dead letter')}: towline dead list" if count else None
+
+
+def counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def by_key(letters: Iterable[Letter]) -> dict[Key, list[Letter]]:
