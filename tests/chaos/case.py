@@ -16,13 +16,14 @@ import sys
 import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
 from tests.chaos.broker import Broker
+from tests.chaos.disk import Disk
 from tests.chaos.evidence import Evidence, gather
 from tests.chaos.ledger import Ledger
 from tests.chaos.member import Order
@@ -33,13 +34,15 @@ from towline import flow, killpoint
 from towline.bus.open import open_bus
 from towline.bus.port import Bus, NewRecord, TopicPartition
 from towline.delivery import codec
-from towline.delivery.model import Envelope
+from towline.delivery.dead import request
+from towline.delivery.model import Envelope, ReplayRequested
 from towline.delivery.outlast import outlast
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60.0
 LOOK_S = 0.05
 DRAINS_WITHIN_S = 10.0
+SAYS_WITHIN_S = 1.0
 WINDOW = 40
 """Numbers fed ahead of the ledger, so that members have work all the time and the fault finds them at it."""
 
@@ -96,6 +99,9 @@ class Case:
     """What every member is ordered besides."""
     broker: Broker | None = None
     """Where this case may hurt it."""
+    disk: Disk | None = None
+    """Where the file stands on one that this case may fill."""
+    window: int = WINDOW
     silent_for_s: float = 6.0
     poisoned: frozenset[tuple[str, int]] = frozenset()
     pad: int = 0
@@ -131,7 +137,7 @@ class Case:
         await self.bus.close()
         if error is not None:
             for member in self.members:
-                error.add_note(f"--- {member.log.name}\n{member.said()[-4000:]}")
+                error.add_note(f"--- {member.log.name}\n{member.said()[-8000:]}")
 
     # -- members ------------------------------------------------------------------------------------------------
 
@@ -192,7 +198,19 @@ class Case:
         try:
             return await asyncio.wait_for(member.process.wait(), seconds)
         except TimeoutError:
+            member.signal(signal.SIGUSR1)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(member.process.wait(), SAYS_WITHIN_S)
             raise Broken(f"{member.log.name} did not end within {seconds:.0f} s") from None
+
+    async def logged(self, what: str, *members: Member) -> None:
+        """One of them said so in its log."""
+
+        async def saying() -> None:
+            while not any(what in member.said() for member in members):  # noqa: ASYNC110 a file tells nobody it grew
+                await asyncio.sleep(LOOK_S)
+
+        await self._patiently(saying(), lambda: f"nobody logged {what!r}")
 
     async def kill(self, member: Member) -> None:
         member.signal(signal.SIGKILL)
@@ -213,7 +231,7 @@ class Case:
         """Whether somebody is in the middle of a write to a SQLite bus: whoever is stopped there stops all."""
         if not self.url.startswith("sqlite:"):
             return False
-        path = self.url.removeprefix("sqlite:///")
+        path = self.url.partition("?")[0].removeprefix("sqlite:///")
         with closing(sqlite3.connect(path, timeout=0.2, isolation_level=None)) as connection:
             try:
                 connection.execute("BEGIN IMMEDIATE")
@@ -274,7 +292,7 @@ class Case:
                     await outlast(self.name, lambda records=records: self.bus.publish(records))  # type: ignore[misc]
                 self.fed[key] += [f"{FACT} {n}", *([f"{ASKED} {n // 2}"] if n % 2 == 0 else [])]
                 given += len(records)
-                await self.ledger.until(lambda given=given: given - len(self.ledger.applied) < WINDOW)  # type: ignore[misc]
+                await self.ledger.until(lambda given=given: given - len(self.ledger.applied) < self.window)  # type: ignore[misc]
 
     def _number(self, key: str, n: int) -> NewRecord:
         event = Number(key=key, n=n, poison=(key, n) in self.poisoned, pad=self.pad)
@@ -294,10 +312,10 @@ class Case:
         if self._feeding is not None:
             await self._patiently(asyncio.shield(self._feeding), lambda: "not everything could be fed")
 
-    async def all_said(self) -> None:
-        """Everything was fed, and every result stands in the log."""
+    async def all_said(self, *keys: str) -> None:
+        """Everything was fed, and every result stands in the log, of these keys or of all."""
         await self.all_fed()
-        wanted = {(key, thing) for key in self.keys for thing in expected(self.fed[key])}
+        wanted = {(key, thing) for key in keys or self.keys for thing in expected(self.fed[key])}
         await self._patiently(self._look_for(wanted), lambda: f"results are missing: {sorted(wanted - self._results)}")
 
     async def quiet(self, *members: Member) -> None:
@@ -315,6 +333,19 @@ class Case:
         """Right after a death: no offset is past unfinished work."""
         if said := past_unfinished(await self.evidence()):
             raise Broken("\n".join(said))
+
+    async def parked(self, key: str, thing: str) -> None:
+        """The key's state ends before this thing, which is among the dead letters with all that came after it."""
+        evidence = await self.evidence()
+        given_up = [each.thing for each in evidence.arrived if (each.at, each.offset) in evidence.dead]
+        if thing not in given_up or thing in evidence.told.get(key, ()):
+            raise Broken(f"{key} is not parked at {thing!r}: told {evidence.told.get(key)}, given up {given_up}")
+
+    async def replay(self, key: str) -> None:
+        """As `towline dead replay` asks for it."""
+        asked = ReplayRequested(by="chaos")
+        record = request(self.name, key, asked, cause="chaos", now=datetime.now(UTC))
+        await outlast(self.name, lambda: self.bus.publish([record]))
 
     async def evidence(self) -> Evidence:
         return await outlast(self.name, lambda: gather(self.bus, self.url, self.name, self.ledger.attempts))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.chaos.broker import Broker
 from tests.chaos.case import Amount, Case
+from tests.chaos.disk import Disk
 from tests.chaos.runs import Bus, Run
 
 if TYPE_CHECKING:
@@ -84,15 +85,33 @@ class Ahead:
                 self._results[run].set_result(None)
 
     async def _case(self, run: Run, broker: Broker | None) -> None:
+        draw = random.Random(f"{run.fault} {run.bus.value} {run.seed}")
         # The ledger's socket has a short path, so its folder has too.
-        with tempfile.TemporaryDirectory(prefix="tl-chaos-", ignore_cleanup_errors=True) as folder:
-            draw = random.Random(f"{run.fault} {run.bus.value} {run.seed}")
-            if run.bus is Bus.SQLITE:
-                url = f"sqlite:///{folder}/bus.db"
-            else:
-                url = f"kafka://{self._kafka if broker is None else broker.address}"
-            async with Case(url, Path(folder), draw, Amount.drawn(draw), broker=broker, **run.setting) as case:
-                await run.strike(case)
+        with tempfile.TemporaryDirectory(prefix="tl-chaos-", ignore_cleanup_errors=True) as name:
+            folder = Path(name)
+            disk = Disk(folder / "disk") if run.bus is Bus.SMALL_DISK else None
+            if disk is not None:
+                disk.mount()
+            try:
+                url = self._url(run.bus, folder if disk is None else disk.at, broker)
+                case = Case(url, folder, draw, Amount.drawn(draw), broker=broker, disk=disk, **run.setting)
+                async with case:
+                    await run.strike(case)
+            finally:
+                if disk is not None:
+                    disk.unmount()
+
+    def _url(self, bus: Bus, folder: Path, broker: Broker | None) -> str:
+        match bus:
+            case Bus.KAFKA:
+                return f"kafka://{self._kafka}"
+            case Bus.OWN_KAFKA:
+                assert broker is not None
+                return f"kafka://{broker.address}"
+            case Bus.SQLITE | Bus.SMALL_DISK:
+                return f"sqlite:///{folder}/bus.db"
+            case Bus.SINGLE:
+                return f"sqlite:///{folder}/bus.db?transactions=single"
 
 
 @pytest.fixture(scope="session")

@@ -180,6 +180,41 @@ def broker_away(how: How, seconds: float = 0.0) -> Fault:
     return fault
 
 
+async def disk_full(case: Case) -> None:
+    """The disk of the SQLite file is full: members wait, say so, and go on once there is room."""
+    disk = case.disk
+    assert disk is not None, "this case has no disk of its own"
+    members = [await case.start(name) for name in ("a", "b")[: case.draw.randint(1, 2)]]
+    case.feed()
+    await case.applied(case.somewhere())
+    disk.fill()
+    try:
+        await case.logged("is full", *members)
+        await case.nobody_ends_for(case.draw.uniform(0.5, 4.0))
+    finally:
+        disk.free()
+    await case.quiet(*members)
+
+
+async def poison(case: Case) -> None:
+    """A key whose event cannot be decided is parked, the others go on; after the mending everything comes in order."""
+    key, n = case.draw.choice(case.keys), case.draw.randint(2, case.amount.each - 1)
+    case.poisoned = frozenset({(key, n)})
+    member = await case.start(bug=True)
+    case.feed()
+    await case.all_said(*(other for other in case.keys if other != key))
+    await case.drained(member)
+    await case.commits_hold()
+    await case.parked(key, f"fact {n}")
+    kill_at = case.draw.choice(("", "received#1", f"stored#{case.draw.randint(1, 3)}", "replayed#1"))
+    member = await case.start(kill_at=kill_at)
+    await case.replay(key)
+    if kill_at:
+        await _dies(case, member, kill_at)
+        member = await case.start()
+    await case.quiet(member)
+
+
 async def _dies(case: Case, member: Member, what: str) -> None:
     code = await case.ended(member)
     if code != KILLED:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 from typing import Any
 
@@ -47,6 +48,7 @@ class Order(BaseModel):
 
 
 async def run(order: Order) -> None:
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _say_where)
     put_on_map(order.service)
     _shorten_silence(order.silent_for_s)
     async with Client(order.ledger, order.member, os.getpid()) as ledger:
@@ -84,6 +86,12 @@ def _service(order: Order, ledger: Client) -> Service[Tally]:
         inbox=(Asked, Ticked, Written),
         sources=(tick,),
     )
+
+
+def _say_where() -> None:
+    """For the log of a member that does not end: where each of its tasks is."""
+    for task in asyncio.all_tasks():
+        task.print_stack(file=sys.stderr)
 
 
 def _shorten_silence(seconds: float) -> None:

@@ -1,7 +1,7 @@
 """One run of one fault on one bus with one seed, and which of them there are.
 
 `make test` takes one seed of each fault, the same every day; `make test-nightly` takes NIGHTLY_SEEDS of each, others
-every day. TOWLINE_CHAOS_SEED is the first, or only, seed in both; a failure says how its case is run again.
+every day. TOWLINE_CHAOS_SEED says which instead; a failure says how its case is run again.
 """
 
 from __future__ import annotations
@@ -24,16 +24,23 @@ class Bus(Enum):
     OWN_KAFKA = "own-kafka"
     """One that the case may hurt."""
     SQLITE = "sqlite"
+    SINGLE = "sqlite-single"
+    """Every write in a transaction of its own: a turn can be torn at the same points as on Kafka."""
+    SMALL_DISK = "sqlite-small-disk"
 
 
-def _first_seed() -> int:
-    if given := os.environ.get("TOWLINE_CHAOS_SEED"):
-        return int(given)
-    return datetime.now(UTC).date().toordinal() * 1000 if NIGHTLY else 1
+def _seeds() -> range:
+    """`TOWLINE_CHAOS_SEED=7` is one seed, `7-56` are fifty."""
+    first, _, last = os.environ.get("TOWLINE_CHAOS_SEED", "").partition("-")
+    if first:
+        return range(int(first), int(last or first) + 1)
+    if NIGHTLY:
+        today = datetime.now(UTC).date().toordinal() * 1000
+        return range(today, today + NIGHTLY_SEEDS)
+    return range(1, 2)
 
 
-FIRST_SEED = _first_seed()
-SEEDS = range(FIRST_SEED, FIRST_SEED + (NIGHTLY_SEEDS if NIGHTLY and "TOWLINE_CHAOS_SEED" not in os.environ else 1))
+SEEDS = _seeds()
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 BOTH = (Bus.KAFKA, Bus.SQLITE)
+TORN = (Bus.KAFKA, Bus.SINGLE)
 AWAY_S = 60.0 if NIGHTLY else 15.0
 
 
 @pytest.mark.parametrize(
-    "run", [run for step in faults.STEPS for run in runs(f"kill {step.name}", faults.killed_at(step), *BOTH)], ids=str
+    "run", [run for step in faults.STEPS for run in runs(f"kill {step.name}", faults.killed_at(step), *TORN)], ids=str
 )
 def test_a_kill_at_a_step_of_a_turn(ahead: Ahead, run: Run) -> None:
     ahead.result(run)
@@ -60,4 +61,14 @@ BROKER = [
 
 @pytest.mark.parametrize("run", BROKER, ids=str)
 def test_a_broker_that_goes_away_and_comes_back(ahead: Ahead, run: Run) -> None:
+    ahead.result(run)
+
+
+@pytest.mark.parametrize("run", runs("disk full", faults.disk_full, Bus.SMALL_DISK, pad=50_000), ids=str)
+def test_a_disk_that_is_full_for_a_while(ahead: Ahead, run: Run) -> None:
+    ahead.result(run)
+
+
+@pytest.mark.parametrize("run", runs("poison", faults.poison, *BOTH, window=1000), ids=str)
+def test_an_event_in_the_middle_of_a_hot_key_that_cannot_be_decided(ahead: Ahead, run: Run) -> None:
     ahead.result(run)
