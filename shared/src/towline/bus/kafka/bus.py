@@ -119,11 +119,11 @@ class KafkaBus:
 
     async def members(self, group: str) -> Sequence[str]:
         """Who is in the group now."""
-        async with self._administering() as admin:
+        async with self._administering(_ENSURE_S) as admin:
             return await groups.members(admin, group)
 
     async def offsets(self, group: str) -> Mapping[TopicPartition, int]:
-        async with self._administering() as admin:
+        async with self._administering(_ENSURE_S) as admin:
             return await groups.offsets(admin, group)
 
     async def commit_for(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
 import aiokafka
 from aiokafka import AIOKafkaConsumer, errors
@@ -12,20 +14,27 @@ from towline.bus.kafka.connection import Connection
 from towline.bus.port import TopicPartition
 from towline.errors import Permanent
 
+T = TypeVar("T")
+_AGAIN_S = 0.2
+
 
 async def members(admin: AIOKafkaAdminClient, group: str) -> list[str]:
     """Who is in the group now, as `client (host)`."""
-    found: list[str] = []
-    for response in await admin.describe_consumer_groups([group]):
-        for code, _name, _state, _kind, _protocol, those, *_ in response.groups:
-            if code:
-                raise errors.for_code(code)(f"group {group} cannot be described")
-            found += [f"{client} ({host})" for _id, client, host, *_ in those]
-    return found
+
+    async def ask() -> list[str]:
+        found: list[str] = []
+        for response in await admin.describe_consumer_groups([group]):
+            for code, _name, _state, _kind, _protocol, those, *_ in response.groups:
+                if code:
+                    raise errors.for_code(code)(f"group {group} cannot be described")
+                found += [f"{client} ({host})" for _id, client, host, *_ in those]
+        return found
+
+    return await _coordinated(ask)
 
 
 async def offsets(admin: AIOKafkaAdminClient, group: str) -> dict[TopicPartition, int]:
-    found = await admin.list_consumer_group_offsets(group)
+    found = await _coordinated(lambda: admin.list_consumer_group_offsets(group))
     return {TopicPartition(*at): each.offset for at, each in found.items() if each.offset >= 0}
 
 
@@ -40,3 +49,15 @@ async def commit(connection: Connection, group: str, wanted: Mapping[TopicPartit
         raise Permanent(f"group {group} has a member: stop it first") from error
     finally:
         await consumer.stop()
+
+
+async def _coordinated(ask: Callable[[], Awaitable[T]]) -> T:
+    """The answer, once there is a coordinator: a new cluster makes the topic of offsets when it is first asked for one.
+
+    For ever, if it gets none: the caller sets the time.
+    """
+    while True:
+        try:
+            return await ask()
+        except (errors.GroupCoordinatorNotAvailableError, errors.NotCoordinatorForGroupError):
+            await asyncio.sleep(_AGAIN_S)
