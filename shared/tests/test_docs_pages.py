@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +10,6 @@ import typer.main
 import yaml
 
 from towline import flow
-from towline.bus.open import open_bus
-from towline.bus.port import NewRecord
 from towline.project.read import read_project
 from towline.settings import load
 from towline_cli.main import app
@@ -80,20 +75,10 @@ def test_the_readme_names_the_event_under_each_arrow() -> None:
     assert len(set(re.findall(r"\b[A-Z]\w+[a-z][A-Z]\w+\b", first_screen)) & known) == 5
 
 
-async def with_a_dead_letter(file: Path) -> None:
-    bus = await open_bus(f"sqlite:///{file}", partitions=flow.PARTITIONS)
-    await bus.ensure(flow.topics())
-    headers = {"tl_reason": b"the record is no event", "tl_origin": b"towline.changes/3/9"}
-    await bus.publish([NewRecord(flow.dead_of(flow.NOTIFIER), "local/app", b"?", headers)])
-    await bus.close()
-
-
-def test_what_is_copied_to_look_at_dead_letters_shows_them(tmp_path: Path) -> None:
-    file = tmp_path / "bus.db"
-    asyncio.run(with_a_dead_letter(file))
-    page = (ROOT / "docs" / "operate" / "dead-letters.md").read_text()
-    [program] = re.findall(r"<<'END'\n(.*?)\nEND\n", page, re.DOTALL)
-    shown = subprocess.run(
-        [sys.executable, "-", str(file)], input=program, text=True, capture_output=True, check=True, timeout=60
-    )
-    assert shown.stdout == "notifier local/app towline.changes/3/9 the record is no event\n"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_option_of_a_dead_letter_command_exists(page: Path) -> None:
+    group = getattr(typer.main.get_command(app), "commands")["dead"].commands  # noqa: B009 - as above
+    for command, said in re.findall(r"towline dead (\w+)([^`\n;|]*)", page.read_text()):
+        assert command in group
+        known = {option for parameter in group[command].params for option in parameter.opts}
+        assert set(re.findall(r" (--[a-z-]+)", said)) - known - {"--help"} == set(), command
