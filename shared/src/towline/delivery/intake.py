@@ -174,8 +174,7 @@ class Intake(Generic[S]):
             reason = f"this version of {self._name} takes no event of type {event.type!r}"
             return partial(self._dead.bury, record, reason, Kind.UNDECODABLE)
         change = getattr(event, "change", None)
-        trace_id = trace.trace_id_in(envelope.traceparent, change=change)
-        about = logs.bound(service=self._name, event=envelope.id, change=change, trace=trace_id)
+        about = logs.bound(service=self._name, event=envelope.id, change=change, traceparent=envelope.traceparent)
         with about:
             killpoint.passed(self._name, "received", type(event).__name__)
             rest = self._rest(record, envelope, change)
@@ -220,7 +219,7 @@ class Intake(Generic[S]):
             return partial(self._dead.bury, record, f"the key is parked: {lane.parked}", Kind.PARKED)
         span = trace.begin(f"{self._name} {type(envelope.event).__name__}", envelope.traceparent, change=change)
         try:
-            turn = take(self._service, lane, envelope, at, self._now(), _leaves(span.context))
+            turn = take(self._service, lane, envelope, at, self._now(), _leaves(span))
         except Exception as error:
             span.end()
             return partial(self._dead.park, record, error)
@@ -259,10 +258,10 @@ class Intake(Generic[S]):
             self._lanes.done(key, item.id)
 
 
-def _leaves(span: str | None) -> Callable[[Event | Effect], str | None]:
+def _leaves(span: trace.Span) -> Callable[[Event | Effect], str | None]:
     def context(leaving: Event | Effect) -> str | None:
         change = getattr(leaving, "change", None)
-        return trace.publish(type(leaving).__name__, span, change=change)
+        return trace.publish(type(leaving).__name__, span.context, change=change)
 
     return context
 

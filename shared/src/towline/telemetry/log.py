@@ -9,38 +9,50 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from types import MappingProxyType
 from typing import TextIO
 
 import orjson
 
 from towline.errors import redact
+from towline.telemetry import trace
 
 QUIET = ("httpx", "httpcore", "aiohttp.access", "git", "kubernetes_asyncio")
 """Libraries that say more than a reader of Towline's log wants to know."""
 
-_bound: ContextVar[Mapping[str, str]] = ContextVar("towline_log_fields")
-_NOTHING: Mapping[str, str] = MappingProxyType({})
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 class bound:  # noqa: N801 it reads as a verb: with bound(event=…)
-    """Give these fields to every line logged in the block and in tasks begun there; None leaves one out."""
+    """Give these fields to every line logged in the block and in tasks begun there; None leaves one out.
 
-    __slots__ = ("_fields", "_token")
+    A `traceparent` is said as `trace`: the id of the change's trace where there is a `change`, else its own.
+    """
+
+    __slots__ = ("_fields", "_outer", "_token")
 
     def __init__(self, **fields: str | None) -> None:
         self._fields = fields
 
     def __enter__(self) -> None:
-        given = {name: value for name, value in self._fields.items() if value is not None}
-        self._token = _bound.set({**_bound.get(_NOTHING), **given})
+        self._outer = _bound.get()
+        self._token = _bound.set(self)
 
     def __exit__(self, *_: object) -> None:
         _bound.reset(self._token)
+
+    def said(self) -> dict[str, str]:
+        """Made for a line that is logged, not for every block: most blocks log nothing."""
+        said = {} if self._outer is None else self._outer.said()
+        own = {name: value for name, value in self._fields.items() if value is not None}
+        traceparent = own.pop("traceparent", None)
+        if "traceparent" in self._fields and (id := trace.trace_id_in(traceparent, change=own.get("change"))):
+            own["trace"] = id
+        return {**said, **own}
+
+
+_bound: ContextVar[bound | None] = ContextVar("towline_log_fields", default=None)
 
 
 def configure(level: str = "INFO", *, json: bool | None = None, stream: TextIO | None = None) -> None:
@@ -57,7 +69,9 @@ def configure(level: str = "INFO", *, json: bool | None = None, stream: TextIO |
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    extra = {**_bound.get(_NOTHING), **{name: value for name, value in vars(record).items() if name not in _STANDARD}}
+    about = _bound.get()
+    own = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    extra: dict[str, object] = {**({} if about is None else about.said()), **own}
     return {name: redact(value) if isinstance(value, str) else value for name, value in extra.items()}
 
 

@@ -67,25 +67,34 @@ def trace_id_of(change: str) -> int:
 
 
 class Span:
-    """One under way; `end` it once. `context` is its traceparent, None where there is no trace."""
+    """One under way; `end` it once."""
 
-    __slots__ = ("_span", "context")
+    __slots__ = ("_change", "_made", "_parent")
 
-    def __init__(self, context: str | None, span: otel.Span | None = None) -> None:
-        self.context = context
-        self._span = span
+    def __init__(self, parent: str | None, change: str | None, made: otel.Span | None = None) -> None:
+        self._parent = parent
+        self._change = change
+        self._made = made
+        """None: it is not recorded."""
+
+    @property
+    def context(self) -> str | None:
+        """Its traceparent, None where there is no trace."""
+        if self._made is None:
+            return _passed_on(self._parent, self._change)
+        return _format(self._made.get_span_context())
 
     def end(self) -> None:
-        if self._span is not None:
-            self._span.end()
+        if self._made is not None:
+            self._made.end()
 
     @contextmanager
     def as_current(self) -> Iterator[str | None]:
         """Around a block: what it calls may make spans of its own below this one; ended with the block."""
-        if self._span is None:
+        if self._made is None:
             yield self.context
             return
-        with otel.use_span(self._span, end_on_exit=True):
+        with otel.use_span(self._made, end_on_exit=True):
             yield self.context
 
 
@@ -130,18 +139,19 @@ def trace_id_in(traceparent: str | None, *, change: str | None = None) -> str | 
 
 def _started(name: str, parent: str | None, change: str | None, linked: bool, kind: SpanKind) -> Span:
     if _tracer is None or not _is_recorded(parent, change):
-        return Span(_passed_on(parent, change))
+        return Span(parent, change)
     context, links = _placed(parent, change, linked)
-    made = _tracer.start_span(name, context, kind, links=links)
-    return Span(_format(made.get_span_context()), made)
+    return Span(parent, change, _tracer.start_span(name, context, kind, links=links))
 
 
 def _is_recorded(parent: str | None, change: str | None) -> bool:
     """By the change's trace where there is one, else as the parent was; a trace of its own is left to the provider."""
+    if _sampled_below == 0:
+        return False
     if change is not None:
         return _is_sampled(trace_id_of(change))
     context = _parse(parent)
-    return _sampled_below > 0 and (context is None or context.trace_flags.sampled)
+    return context is None or context.trace_flags.sampled
 
 
 def _is_sampled(trace_id: int) -> bool:
