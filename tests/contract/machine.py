@@ -38,12 +38,12 @@ TOPICS = ("events", "more", "state")
 GROUPS = ("one", "two")
 MOST_MEMBERS = 3
 MOST_CONNECTIONS = 3
-KEYS = ("a", "", "größe/ü", "host/owner/name", "a:b|c;d,e=f", "nul\x00", "../..", "日本", " ", "k" * 600)
+KEYS = ("a", "", "größe/ü", "host/owner/name", "a:b|c;d,e=f", "nul\x00", "../..", "日本", " ", "long " * 50)
 
 number = st.integers(0, 1_000_000)
 keys = st.sampled_from(KEYS) | st.text(max_size=4)
-garbage = st.sampled_from([b"", b"\x00\xff\xfe", bytes(range(256))]) | st.binary(max_size=6)
-header_names = st.sampled_from(["ce_future", "tl_generation", "käse", "x" * 300, "UPPER"]) | st.text(max_size=4)
+garbage = st.sampled_from([b"", b"\x00\xff\xfe", b"\xc3\x28\x80"]) | st.binary(max_size=6)
+header_names = st.sampled_from(["ce_future", "tl_generation", "käse", "x" * 30, "UPPER"]) | st.text(max_size=4)
 headers = st.dictionaries(header_names, garbage, max_size=2)
 
 
@@ -306,8 +306,14 @@ class BusMachine(RuleBasedStateMachine):
             if not expelled:
                 self.broken.append(Broken(f"{member.name} was told its loss and could not commit before"))
         else:
+            self._is_answered(member, expelled=expelled)
             if not expelled:
                 member.group.commit(offsets)
+
+    def _is_answered(self, member: Member, *, expelled: bool) -> None:
+        """Where a commit is deferred nobody is told that it came too late; that it moved nothing shows in `_settle`."""
+        if expelled and not self.place.defers_commits:
+            self.broken.append(Broken(f"{member.name} was taken for dead, and its late commit was accepted"))
 
     @precondition(lambda self: self.members)
     @rule(choice=number)
@@ -315,9 +321,7 @@ class BusMachine(RuleBasedStateMachine):
         self.step(self._leave(self.member(choice)))
 
     async def _leave(self, member: Member) -> None:
-        member.let_go()
-        member.group.members.remove(member)
-        member.group.settled = False
+        member.leave()
         self.gone.append(member)
         await member.consumer.close()
 
@@ -347,9 +351,7 @@ class BusMachine(RuleBasedStateMachine):
 
         async def work() -> None:
             for member in [each for each in self.members if each.connection == connection]:
-                member.let_go()
-                member.group.members.remove(member)
-                member.group.settled = False
+                member.leave()
             await leave(bus)
             self.connections[connection] = await self.place.open()
 
@@ -463,6 +465,7 @@ class BusMachine(RuleBasedStateMachine):
             if settled:
                 raise Broken(f"{member.name} holds {at} and could not commit {next_}") from None
         else:
+            self._is_answered(member, expelled=expelled)
             if not expelled:
                 member.group.commit({at: next_})
 

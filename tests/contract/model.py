@@ -128,9 +128,12 @@ class Member:
     paused: set[TopicPartition] = field(default_factory=set)
     expelled: bool = False
     """The group took it for dead, and it does not know yet."""
+    left: bool = False
     consumer: Consumer = field(init=False)
 
     def assigned(self, gained: Assignment) -> None:
+        if self.left:
+            raise Broken(f"{self.name} was told it gained {sorted(gained)} after it had left")
         if self.held:
             raise Broken(f"{self.name} was told it gained {sorted(gained)} before it was told the loss of {self.held}")
         for at in gained:
@@ -143,10 +146,18 @@ class Member:
         self.positions = {at: self.group.committed.get(at) or 0 for at in gained}
 
     def revoked(self, lost: Assignment) -> None:
+        if self.left:  # while it was told, it closed
+            return
         if set(lost) != self.held:
             raise Broken(f"{self.name} was told the loss of {sorted(lost)}, it had {sorted(self.held)}")
         self.let_go()
         self.expelled = False
+
+    def leave(self) -> None:
+        self.left = True
+        self.let_go()
+        self.group.members.remove(self)
+        self.group.settled = False
 
     def let_go(self) -> None:
         for at in self.held:

@@ -13,12 +13,12 @@ import tempfile
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from aiokafka import errors
+from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.protocol.group import LeaveGroupRequest
 
 from towline.bus.kafka.bus import KafkaBus
@@ -42,6 +42,8 @@ class Place(ABC):
     """How long a fetch waits that need not get anything."""
     patience_s = 30.0
     """How long what must come is waited for, on the place's clock."""
+    defers_commits = False
+    """A commit returns before it was decided."""
 
     def __init__(self) -> None:
         self.loop = self.new_loop()
@@ -122,6 +124,8 @@ def _ended_process() -> str:
 class SqlitePlace(Place):
     """One file for each history. Members of a connection that dies are, in the table, those of an ended process."""
 
+    defers_commits = True
+
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="towline-conformance-"))
@@ -172,6 +176,18 @@ class SqlitePlace(Place):
             connection.executemany(statement, rows)
 
 
+async def _nothing() -> None:
+    await asyncio.sleep(0)
+
+
+def _membership(consumer: KafkaConsumer) -> tuple[str, str] | None:
+    """Group and member id, as the broker knows them."""
+    if consumer._client is None:
+        return None
+    coordinator = consumer._client._coordinator
+    return (consumer.group, coordinator.member_id) if coordinator.member_id else None
+
+
 class KafkaPlace(Place):
     """One broker and one event loop for all histories; the broker is told at once that a session has run out.
 
@@ -196,36 +212,31 @@ class KafkaPlace(Place):
     async def kill(self, bus: Bus) -> None:
         self.opened.remove(bus)
         dying = cast(KafkaBus, bus)
+        members = [_membership(consumer) for consumer in dying._consumers]
         for consumer in dying._consumers:
-            await self._says_nothing(consumer)
+            if consumer._client is not None:
+                consumer._client._coordinator._maybe_leave_group = _nothing
         await bus.close()
+        for group, member in filter(None, members):
+            await self._session_runs_out(group, member)
 
     async def expel(self, consumer: Consumer) -> bool:
         silent = cast(KafkaConsumer, consumer)
-        if silent._client is None or silent._gained is not None:  # it has nothing, or was not told of it yet
+        membership = _membership(silent)
+        if membership is None or silent._gained is not None:  # it has nothing, or was not told of it yet
             return False
-        return await self._session_runs_out(silent._client._coordinator)
-
-    async def _says_nothing(self, consumer: KafkaConsumer) -> None:
-        client = consumer._client
-        if client is None:
-            return
-        coordinator = client._coordinator
-        generation, member = coordinator.generation, coordinator.member_id
-
-        async def nothing() -> None:
-            await asyncio.sleep(0)
-
-        coordinator._maybe_leave_group = nothing
-        if generation > 0 and member:
-            await self._session_runs_out(coordinator)
-
-    async def _session_runs_out(self, coordinator: Any) -> bool:
-        if coordinator.generation < 1:
-            return False
-        with suppress(errors.KafkaError):
-            await coordinator._send_req(LeaveGroupRequest(coordinator.group_id, coordinator.member_id))
+        await self._session_runs_out(*membership)
         return True
+
+    async def _session_runs_out(self, group: str, member: str) -> None:
+        client = AIOKafkaClient(bootstrap_servers=self.address)
+        await client.bootstrap()
+        try:
+            coordinator = await client.coordinator_lookup(CoordinationType.GROUP, group)
+            leaving = LeaveGroupRequest(group, member)
+            await client.send(coordinator, leaving, group=ConnectionGroup.COORDINATION)
+        finally:
+            await client.close()
 
     def end(self) -> None:
         while self.opened:

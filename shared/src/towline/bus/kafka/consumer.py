@@ -117,6 +117,8 @@ class KafkaConsumer:
             return
         if self._client is None or set(offsets) - self._assignment:
             raise LostAssignment(f"group {self.group} has not assigned {min(offsets)} to this member")
+        if self._client._coordinator.generation < 0:  # from nobody: while the group is empty, a broker takes that
+            raise LostAssignment(f"group {self.group} goes on without member {self._member}")
         async with self._connection.answering():
             await self._client.commit({aiokafka.TopicPartition(*at): next_ for at, next_ in offsets.items()})
 
