@@ -22,7 +22,7 @@ from towline.bus.partition import partition_of
 from towline.bus.port import MAX_RECORD_BYTES, Bus, NewRecord, Record, TopicPartition
 from towline.bus.size import record_bytes
 from towline.delivery import codec, dead, letters
-from towline.delivery.lane import Loader
+from towline.delivery.lane import SEPARATOR, Loader
 from towline.delivery.letters import Folded, Kind, Said, fold
 from towline.delivery.model import Decision, Envelope, ReplayRequested, Service, State
 from towline.events import ChangeCreated, Event
@@ -94,7 +94,7 @@ class Stage:
         await self.bus.publish([dead.request(self.name, key, asked, cause=cause, now=NOW)])
 
     async def letters(self) -> Folded:
-        return fold(self.name, await self._records(flow.dead_of(self.name)))
+        return fold(self.name, await self.records(flow.dead_of(self.name)))
 
     async def open(self) -> list[tuple[str, int]]:
         """Kind and number of times of each open letter, in order."""
@@ -102,18 +102,18 @@ class Stage:
 
     async def words(self, key: str = HOT) -> tuple[str, ...]:
         loader = Loader(Book)
-        for record in await self._records(flow.state_of(self.name)):
+        for record in await self.records(flow.state_of(self.name)):
             loader.feed(record.key, record.value)
         lane = loader.lanes().get(key)
         return () if lane is None else lane.state.words
 
     async def parked(self, key: str = HOT) -> bool:
         loader = Loader(Book)
-        for record in await self._records(flow.state_of(self.name)):
+        for record in await self.records(flow.state_of(self.name)):
             loader.feed(record.key, record.value)
         return loader.lanes()[key].parked is not None
 
-    async def _records(self, topic: str) -> list[Record]:
+    async def records(self, topic: str) -> list[Record]:
         found: list[Record] = []
         for key in (HOT, COLD):
             at = TopicPartition(topic, partition_of(key, flow.PARTITIONS))
@@ -184,6 +184,21 @@ async def test_after_an_upgrade_one_request_puts_a_stuck_key_right(stage: Stage)
     assert {(r.how, r.by) for each in (await stage.letters()).letters if (r := each.resolution)} == {
         (Said.REPLAYED, "ada")
     }
+
+
+async def test_a_key_is_free_only_after_its_last_letter(stage: Stage) -> None:
+    """Were it free before, a process killed in between would let newer events of other topics overtake the rest."""
+    await stuck(stage)
+    async with running(stage.bus, stage.new):
+        await stage.ask()
+        await until(lambda: _nothing_open(stage))
+        await until(lambda: _free(stage))
+    at = {record.key: record.offset for record in await stage.records(flow.state_of(stage.name))}
+    assert at[HOT + SEPARATOR + "parked"] > at[HOT + SEPARATOR + "state"]
+
+
+async def _free(stage: Stage) -> bool:
+    return not await stage.parked()
 
 
 async def test_without_the_upgrade_the_key_stays_parked_and_nothing_moves(stage: Stage) -> None:
