@@ -64,6 +64,7 @@ GROUPS = (
     Group("contract", ("tests/contract",), fast=True),
     Group("simulation", ("tests/simulation",), parts=False),
     Group("flow", ("tests/flow",)),
+    Group("kafka", ("tests/kafka",)),
     Group("lab", ("tests/lab",)),
     Group("chaos", ("tests/chaos",)),
 )

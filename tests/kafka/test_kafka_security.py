@@ -49,8 +49,10 @@ async def refusal(url: str, settings: KafkaSettings | None) -> str:
     return str(refused.value)
 
 
-@pytest.mark.parametrize("listener", ["sasl", "clear"])
-@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+@pytest.mark.parametrize(
+    ("mechanism", "listener"),
+    [("PLAIN", "sasl"), ("PLAIN", "clear"), ("SCRAM-SHA-256", "sasl"), ("SCRAM-SHA-512", "sasl")],
+)
 async def test_a_right_password_gets_in_and_a_wrong_one_is_told_so(
     guarded: Guarded, mechanism: str, listener: str
 ) -> None:

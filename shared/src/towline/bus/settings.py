@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from towline.errors import redact
 
-Compression = Literal["none", "gzip"]
+Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -104,7 +104,7 @@ class KafkaSettings(_Strict):
 
     tls: TlsSettings | None = None
     sasl: SaslSettings | None = None
-    compression: Compression = Field("gzip", description="Of what is written; what is read may have any.")
+    compression: Compression = Field("zstd", description="Of what is written; what is read may have any.")
 
     @model_validator(mode="after")
     def _tells_nobody_the_password(self) -> KafkaSettings:

@@ -15,6 +15,7 @@ from towline.bus.kafka.connection import Connection
 from towline.bus.kafka.consumer import KafkaConsumer
 from towline.bus.kafka.producer import Producer
 from towline.bus.kafka.reader import Reader
+from towline.bus.kafka.wanted import Problem
 from towline.bus.partition import partition_of
 from towline.bus.port import BusDown, NewRecord, OnAssignment, Record, Topic, TopicPartition
 from towline.bus.settings import KafkaSettings
@@ -58,13 +59,24 @@ class KafkaBus:
         async with self._administering(_ENSURE_S) as admin:
             self._partitions = await topic_admin.ensure(admin, self._connection, topics)
 
+    async def check(self, topics: Sequence[Topic]) -> Sequence[Problem]:
+        """Everything about the topics that is not as wanted; changes nothing."""
+        async with self._administering(_ENSURE_S) as admin:
+            return await topic_admin.check(admin, self._connection, topics)
+
     async def publish(self, records: Sequence[NewRecord]) -> Sequence[int]:
         check_sizes(records)
         if not records:
             return []
         return await self._producer.publish([(record, await self._place(record)) for record in records])
 
-    async def append(self, at: TopicPartition, records: Sequence[NewRecord]) -> int:
+    async def append(
+        self,
+        at: TopicPartition,
+        records: Sequence[NewRecord],
+        *,
+        generation: int | None = None,  # noqa: ARG002 a broker compares none: the offset tells who else wrote
+    ) -> int:
         check_append(at, records)
         await self._check(at)
         if not records:

@@ -87,10 +87,12 @@ class Producer:
             if self._closed:
                 raise BusDown("the bus is closed")
             if self._producer is None:
+                compression = self._connection.settings.compression
                 producer = AIOKafkaProducer(
                     **self._connection.client("producer"),
                     acks="all",
                     enable_idempotence=True,
+                    compression_type=None if compression == "none" else compression,
                     linger_ms=0,
                     max_batch_size=MAX_BATCH_BYTES,
                     max_request_size=MAX_BATCH_BYTES,
