@@ -8,9 +8,9 @@ force (see `lease`) the new share is taken over, before the next record.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from towline.bus.assign import range_assignment
 from towline.bus.port import Assignment, BusDown, LostAssignment, OnAssignment, Record, TopicPartition
@@ -51,6 +51,8 @@ class SqliteConsumer:
         self._paused: set[TopicPartition] = set()
         self._peers = Peers(self._peer_ended)
         self._looking: asyncio.Task[None] | None = None
+        self._placing: asyncio.Future[None] | None = None
+        """A change of its place in the group that is under way; it ends, and is noted, whoever is cancelled."""
         self._beaten_at = 0.0
         self._lost = False
         self._closed = False
@@ -63,10 +65,14 @@ class SqliteConsumer:
         """Become a member. Raises Permanent when a living process has the name, BusDown when it may have."""
         for topic in self._topics:
             await self._bus.reader.topic(topic)
-        self._note(
-            await self._bus.writer.submit(lambda ledger: lease.join(ledger, self.group, self._member, self._topics))
-        )
-        self._lost = False
+
+        async def place() -> None:
+            self._note(
+                await self._bus.writer.submit(lambda ledger: lease.join(ledger, self.group, self._member, self._topics))
+            )
+            self._lost = False
+
+        await self._surely(place())
 
     async def fetch(self, *, limit: int = 500, timeout: float = 1.0) -> Sequence[Record]:
         loop = asyncio.get_running_loop()
@@ -116,6 +122,7 @@ class SqliteConsumer:
         self._peers.close()
         self._bus.forget(self)
         self._bus.wake()
+        await self._placed()
         held = self._held
         if held is not None:
             group = await self._bus.writer.submit(lambda ledger: lease.leave(ledger, self.group, self._member, held))
@@ -186,6 +193,7 @@ class SqliteConsumer:
         The last look is not followed by an await: whatever changes after it wakes who waits.
         """
         while not self._closed:
+            await self._placed()
             generation, settled = self._bus.groups.get(self.group, (0, 0))
             if self._lost or self._held is None:
                 await self._give_up()
@@ -205,12 +213,28 @@ class SqliteConsumer:
             raise LostAssignment(str(error)) from error
 
     async def _acknowledge(self, held: int) -> None:
-        try:
-            self._note(
-                await self._bus.writer.submit(lambda ledger: lease.acknowledge(ledger, self.group, self._member, held))
-            )
-        except LostAssignment:
-            self._lose(held)
+        async def place() -> None:
+            try:
+                self._note(
+                    await self._bus.writer.submit(
+                        lambda ledger: lease.acknowledge(ledger, self.group, self._member, held)
+                    )
+                )
+            except LostAssignment:
+                self._lose(held)
+
+        await self._surely(place())
+
+    async def _surely(self, placing: Coroutine[Any, Any, None]) -> None:
+        """A transaction is done whoever is cancelled, so it is noted too: else the group would have a ghost here."""
+        self._placing = asyncio.ensure_future(placing)
+        await asyncio.shield(self._placing)
+
+    async def _placed(self) -> None:
+        if self._placing is not None:
+            with suppress(TowlineError):  # told to whoever began it, or tried again
+                await asyncio.shield(self._placing)
+            self._placing = None
 
     async def _give_up(self) -> None:
         """Tell the loss; while it is told, what is finished can still be committed. When cancelled it is told again."""
