@@ -25,6 +25,7 @@ from towline.delivery import codec, dead, letters
 from towline.delivery.lane import SEPARATOR, Loader
 from towline.delivery.letters import Folded, Kind, Said, fold
 from towline.delivery.model import Decision, Envelope, ReplayRequested, Service, State
+from towline.delivery.open_letters import OpenLetters
 from towline.events import ChangeCreated, Event
 from towline.testing import running
 
@@ -427,3 +428,21 @@ async def test_an_event_that_could_not_be_forwarded_is_forwarded_when_it_is_repl
         await until(lambda: _said(stage, ("h1", "h3", "h2"), COLD))
         await until(lambda: _nothing_open(stage))
     await bus.close()
+
+
+async def test_the_open_letters_of_a_member_are_counted_as_they_come_and_go(stage: Stage) -> None:
+    counted = OpenLetters(stage.name, stage.bus)
+    held = {partition_of(HOT, flow.PARTITIONS)}
+    await counted.look(held)
+    assert counted.count == 0
+    await stuck(stage)
+    await counted.look(held)
+    assert counted.count == 3
+    [first, *_] = (await stage.letters()).letters
+    await stage.bus.publish(
+        [letters.resolved_record(flow.dead_of(stage.name), first, Said.DROPPED, by="bob", reason="")]
+    )
+    await counted.look(held)
+    assert counted.count == 2
+    await counted.look({0} - held)
+    assert counted.count == 0
