@@ -18,7 +18,7 @@ from towline.testing.memory import MemoryBus, MemoryLog
 
 NAME = "dead-crashes"
 SAID = ("a", "poison", "b", "c")
-STEPS = 80
+STEPS = 120
 """More than a replay of these letters takes; the test of the last step sees to it."""
 
 

@@ -11,12 +11,17 @@ import pytest
 from shared.tests.conftest import NOW, Tally, Tell, Told, created
 
 from towline import flow
+from towline.bus.partition import partition_of
 from towline.bus.port import MAX_RECORD_BYTES, TopicPartition
-from towline.delivery import codec, commits
+from towline.delivery import codec
+from towline.delivery import runtime as runtime_module
+from towline.delivery.commits import Commits
 from towline.delivery.lane import Cursor, Lane, Loader
 from towline.delivery.lanes import Lanes
 from towline.delivery.model import Decision, EffectContext, EffectFailed, Envelope, Service
+from towline.delivery.ownership import CLAIM
 from towline.delivery.runtime import Runtime
+from towline.delivery.timers import Timers
 from towline.testing import virtual
 from towline.testing.memory import MemoryBus, MemoryLog
 
@@ -51,21 +56,21 @@ async def push(bus: MemoryBus, head: str, sequence: int, repo: str = "local/app"
 
 
 def rows(bus: MemoryBus) -> list[str]:
-    """Keys of the state topic that have a value."""
-    return [
-        record.key
+    """Keys of the state topic whose last record has a value; no claims."""
+    last = {
+        record.key: record.value
         for at, records in bus.log.records.items()
         if at.topic == flow.state_of("notifier")
         for record in records
-        if record.value is not None
-    ]
+    }
+    return [key for key, value in last.items() if value is not None and not key.startswith(CLAIM)]
 
 
 def tally_of(bus: MemoryBus, key: str = "local/app") -> Tally:
+    at = TopicPartition(flow.state_of("notifier"), partition_of(key, flow.PARTITIONS))
     loader = Loader(Tally)
-    for partition in range(flow.PARTITIONS):
-        for record in bus.log.records.get(TopicPartition(flow.state_of("notifier"), partition), ()):
-            loader.feed(record.key, record.value)
+    for record in bus.log.records.get(at, ()):
+        loader.read(record)
     return loader.lanes()[key].state
 
 
@@ -104,6 +109,8 @@ async def test_lanes_lost_while_forgotten_ones_are_swept_are_nobodys_to_remove(t
         log.ensure(topic)
     bus = MemoryBus(log)
     lanes = Lanes(replace(tally, decide=forgets), bus, flow.PARTITIONS, forgotten_stays=0.0)
+    for partition in range(flow.PARTITIONS):
+        await lanes.load(partition)
     for key in ("local/a", "local/b"):
         lanes._keep(key, Lane(key, Tally(), Cursor(positions={flow.CHANGES.topic: 1})))
 
@@ -112,8 +119,12 @@ async def test_lanes_lost_while_forgotten_ones_are_swept_are_nobodys_to_remove(t
         return 1
 
     await lanes.sweep((), lost_meanwhile)
-    assert rows(bus) == []
-    assert not any(at.topic == flow.state_of("notifier") and found for at, found in log.records.items())
+    assert not any(
+        record.key.startswith("local/")
+        for at, found in log.records.items()
+        if at.topic == flow.state_of("notifier")
+        for record in found
+    )
 
 
 def test_a_lost_group_is_loaded_again_and_nothing_is_lost_or_done_twice(tally: Service[Tally]) -> None:
@@ -169,7 +180,7 @@ def test_an_effect_that_ends_slowly_begins_again_where_its_lane_came_back_at_onc
 def test_a_partition_with_much_unfinished_is_held_back_and_goes_on_at_once(
     tally: Service[Tally], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commits, "MOST_OPEN", 10)
+    monkeypatch.setattr(runtime_module, "Commits", lambda: Commits(most_open=10))
 
     class Slow(MemoryBus):
         async def reach(self, operation: str, *, done: bool) -> None:
@@ -239,11 +250,11 @@ def test_a_result_too_large_for_the_bus_comes_back_as_a_failure_that_says_whose(
 
 
 def test_a_part_that_breaks_ends_the_service_loudly(tally: Service[Tally], monkeypatch: pytest.MonkeyPatch) -> None:
-    async def breaks(self: Runtime[Tally]) -> None:
+    async def breaks(self: Timers) -> None:
         await asyncio.sleep(3)
         raise ZeroDivisionError("a bug in a part")
 
-    monkeypatch.setattr(Runtime, "_ringing", breaks)
+    monkeypatch.setattr(Timers, "run", breaks)
 
     async def scene(bus: MemoryBus) -> None:
         _, task = start(bus, tally)

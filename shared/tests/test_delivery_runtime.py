@@ -38,11 +38,13 @@ async def push(bus: Bus, head: str, sequence: int, repo: str = REPO) -> None:
 
 
 async def state(bus: Bus) -> dict[str, Tally]:
-    loader = Loader(Tally)
+    found: dict[str, Tally] = {}
     for partition in range(flow.PARTITIONS):
+        loader = Loader(Tally)
         for record in await bus.read(TopicPartition(flow.state_of("notifier"), partition)):
-            loader.feed(record.key, record.value)
-    return {key: lane.state for key, lane in loader.lanes().items()}
+            loader.read(record)
+        found |= {key: lane.state for key, lane in loader.lanes().items()}
+    return found
 
 
 async def until(check: Callable[[], Awaitable[bool]], timeout: float = 10.0) -> None:

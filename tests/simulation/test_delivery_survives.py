@@ -120,11 +120,13 @@ async def _all_done(log: MemoryLog, ledger: Ledger, heads: dict[str, list[str]])
 
 
 def _lanes(log: MemoryLog, service: str) -> dict[str, Lane[Book]]:
-    loader = Loader(Book)
+    found: dict[str, Lane[Book]] = {}
     for partition in range(flow.PARTITIONS):
+        loader = Loader(Book)
         for record in log.records.get(TopicPartition(flow.state_of(service), partition), ()):
-            loader.feed(record.key, record.value)
-    return loader.lanes()
+            loader.read(record)
+        found |= loader.lanes()
+    return found
 
 
 def _books(log: MemoryLog) -> dict[str, dict[str, dict[str, int]]]:

@@ -5,6 +5,11 @@ Two adapters implement it, `sqlite` and `kafka`, and one conformance suite (`tes
 - A partition is an ordered log; offsets grow by any step, never shrink, and are never reused.
 - `publish` returns when every record is durable; records of one call keep their order within a partition.
 - `append` puts all its records into one partition atomically: all of them or none, next to each other.
+- A partition that is written by `append` alone has no gaps between appends: an append's first offset is the `end`
+  before it, so a writer whose offset is another knows that somebody else wrote. Compaction does not change that; on
+  Kafka neither do idempotent producers, but a transactional one would (delivery.ownership stands on this).
+- In a compacted topic a superseded record can be read for COMPACTION_LAG after its successor was written, unless the
+  bus compares generations itself: so a new owner still finds what a zombie has written over.
 - A consumer starts at its group's committed offset, or at the first record when there is none.
 - A commit names the *next* offset to read. It may be lost in a crash, and then records come again.
 - The partition of a key is the same on every adapter (`partition_of`), so a log can move between them.
@@ -22,6 +27,9 @@ from towline.errors import DependencyDown, Permanent
 
 MAX_RECORD_BYTES = 256 * 1024
 """Key, value and headers of one record."""
+
+COMPACTION_LAG = timedelta(minutes=1)
+"""At least; Kafka: `min.compaction.lag.ms` of the state topics."""
 
 MAX_APPEND_BYTES = 4 * 1024 * 1024
 """All records of one `append`: Kafka carries them as one batch, and a batch has a limit."""
@@ -131,8 +139,12 @@ class Bus(Protocol):
         """Write the records durably; returns their offsets in the order given. Raises BusDown, TooLarge."""
         ...
 
-    async def append(self, at: TopicPartition, records: Sequence[NewRecord]) -> int:
-        """Write all records to one partition atomically; returns the first offset. Raises BusDown, TooLarge."""
+    async def append(self, at: TopicPartition, records: Sequence[NewRecord], *, generation: int | None = None) -> int:
+        """Write all records to one partition atomically; returns the first offset. Raises BusDown, TooLarge.
+
+        A bus that can compare refuses with LostAssignment what has a lower `generation` than an append before it; one
+        that cannot (Kafka) writes it, and the offset tells.
+        """
         ...
 
     async def consumer(

@@ -1,7 +1,8 @@
 """Which offsets are committed, and which partitions are held back.
 
-Rules that must hold: an offset is committed only behind the contiguous prefix of finished records; a partition with
-too many unfinished ones gives no more until half of them are done.
+Rules that must hold: an offset is committed only behind the contiguous prefix of finished records; a partition whose
+unfinished records are too many or too old gives no more for a while (see `progress`), and one that is stopped gives
+none at all. Only this object pauses and resumes.
 """
 
 from __future__ import annotations
@@ -9,17 +10,17 @@ from __future__ import annotations
 import asyncio
 
 from towline.bus.port import Assignment, Consumer, TopicPartition
-from towline.delivery.progress import Progress
-
-MOST_OPEN = 1000
-"""Records of one partition that may be in work before it is paused."""
+from towline.delivery.progress import LONGEST_OPEN, MOST_OPEN, Progress, held_back
 
 
 class Commits:
-    def __init__(self) -> None:
+    def __init__(self, *, most_open: int = MOST_OPEN, longest_open: float = LONGEST_OPEN) -> None:
+        self._most_open = most_open
+        self._longest_open = longest_open
         self._consumer: Consumer | None = None
         self._progress: dict[TopicPartition, Progress] = {}
-        self._paused: set[TopicPartition] = set()
+        self._held_back: set[TopicPartition] = set()
+        self._stopped: set[TopicPartition] = set()
         self._stirred = asyncio.Event()
 
     def follow(self, consumer: Consumer) -> None:
@@ -32,16 +33,41 @@ class Commits:
         """`progress` is where the record was started: after a loss it is nobody's, and tells nothing any more."""
         progress.finished(offset)
         self.stir()
-        if at in self._paused and progress.gap < MOST_OPEN // 2 and self._consumer is not None:
-            self._paused.discard(at)
-            self._consumer.resume(at)
+        if at in self._held_back and self._progress.get(at) is progress:
+            self._weigh(at, progress)
 
     def hold_back(self) -> None:
-        """Pause what has too many records open."""
+        """Pause what has too many records open, or too old ones; asked again and again."""
         for at, progress in self._progress.items():
-            if progress.gap >= MOST_OPEN and at not in self._paused and self._consumer is not None:
-                self._paused.add(at)
-                self._consumer.pause(at)
+            if progress.gap:
+                self._weigh(at, progress)
+
+    def _weigh(self, at: TopicPartition, progress: Progress) -> None:
+        before, age = at in self._held_back, progress.age(asyncio.get_running_loop().time())
+        now = held_back(before, progress.gap, age, most=self._most_open, longest=self._longest_open)
+        if now and not before:
+            self._held_back.add(at)
+            self._pause(at)
+        elif before and not now:
+            self._held_back.discard(at)
+            self._resume(at)
+
+    def stop(self, partitions: Assignment) -> None:
+        """Let them give nothing until `go`, or until they are lost."""
+        self._stopped |= partitions
+        self._pause(*partitions)
+
+    def go(self, partitions: Assignment) -> None:
+        self._stopped -= partitions
+        self._resume(*partitions)
+
+    def _pause(self, *partitions: TopicPartition) -> None:
+        if self._consumer is not None:
+            self._consumer.pause(*partitions)
+
+    def _resume(self, *partitions: TopicPartition) -> None:
+        if self._consumer is not None:
+            self._consumer.resume(*(at for at in partitions if at not in self._held_back | self._stopped))
 
     @property
     def gap(self) -> int:
@@ -59,10 +85,10 @@ class Commits:
         self._stirred.clear()
         ready = {at: offset for at, p in self._progress.items() if (offset := p.to_commit()) is not None}
         if ready and self._consumer is not None:
+            progress = {at: self._progress[at] for at in ready}
             await self._consumer.commit(ready)
             for at, offset in ready.items():
-                if at in self._progress:
-                    self._progress[at].committed(offset)
+                progress[at].committed(offset)
 
     async def committed(self, at: TopicPartition) -> int:
         """The group's offset; 0 when it has none. Raises BusDown."""
@@ -74,7 +100,7 @@ class Commits:
     def drop(self, lost: Assignment) -> None:
         for at in lost:
             self._progress.pop(at, None)
-        if held := self._paused & lost:
-            self._paused -= held
-            if self._consumer is not None:
-                self._consumer.resume(*held)
+        held = lost & (self._held_back | self._stopped)
+        self._held_back -= lost
+        self._stopped -= lost
+        self._resume(*held)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +24,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from towline import killpoint
+from towline.bus.port import LostAssignment
 from towline.delivery.lane import OutboxItem
 from towline.delivery.model import Effect, EffectContext, EffectFailed, Service
 from towline.delivery.resource import Resource, Resources, kind_of
@@ -43,7 +44,13 @@ LONG_SECONDS = 60.0
 
 Finished = Callable[[str, OutboxItem, Event | None, str | None], Coroutine[Any, Any, None]]
 """(lane key, item, result, trace context): hand the result back; None when the effect has nothing to tell."""
+Admit = Callable[[str], Awaitable[None]]
+"""Returns when the effects of this lane key may begin; raises LostAssignment when they are another member's."""
 Ended = tuple[Event | None, str | None]
+
+
+async def _admit_all(_: str) -> None:
+    """For lanes that nobody else can have."""
 
 
 @dataclass(eq=False, slots=True)
@@ -63,9 +70,10 @@ class _Run:
 
 
 class Effects:
-    def __init__(self, service: Service[Any], finished: Finished) -> None:
+    def __init__(self, service: Service[Any], finished: Finished, admit: Admit = _admit_all) -> None:
         self._service = service
         self._finished = finished
+        self._admit = admit
         self._models: dict[str, type[Effect]] = {model.kind: model for model in service.effects}
         self._resources = Resources(service.pools)
         self._runs: dict[str, _Run] = {}
@@ -122,21 +130,27 @@ class Effects:
         head.successor = run
         head.superseded.set()
 
-    def drop(self, keys: Collection[str]) -> None:
-        """Stop what was begun for these lanes: their next owner begins it again, and may be this one, at once."""
+    def drop(self, keys: Collection[str]) -> list[asyncio.Task[None]]:
+        """Stop what was begun for these lanes: their next owner begins it again, and may be this one, at once.
+
+        Returns what is still ending.
+        """
+        ending = []
         for run in [run for run in self._runs.values() if run.lane_key in keys]:
             run.successor = None
             self._let_go(run)
             if run.task is not None:
                 run.task.cancel()
+                ending.append(run.task)
+        return ending
 
-    async def stop(self) -> None:
+    async def stop(self, within: float = _STOPS_WITHIN) -> None:
         """Cancel what runs. It is still in the outbox and runs again after the next start."""
         self._stopped = True
         for task in self._tasks:
             task.cancel()
         if self._tasks:
-            _, deaf = await asyncio.wait(self._tasks, timeout=_STOPS_WITHIN)
+            _, deaf = await asyncio.wait(self._tasks, timeout=within)
             if deaf:
                 log.warning("effects do not end when told to", extra={"effects": [task.get_name() for task in deaf]})
 
@@ -178,7 +192,10 @@ class Effects:
         with logs.bound(
             service=self._service.name, event=item.cause, change=item.change, trace=trace_id, effect=item.id
         ):
-            result, context = await self._until_done(run)
+            try:
+                result, context = await self._until_done(run)
+            except LostAssignment:  # its owner begins it
+                return
             await self._finished(run.lane_key, item, result, context)
 
     async def _until_done(self, run: _Run) -> Ended:
@@ -186,6 +203,7 @@ class Effects:
         while not run.superseded.is_set():
             with self._resources.using(run.effect.resource) as resource:
                 async with resource.admitted():
+                    await self._admit(run.lane_key)
                     if run.superseded.is_set():
                         break
                     tries += 1

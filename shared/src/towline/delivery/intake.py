@@ -22,7 +22,7 @@ from functools import partial
 from typing import Generic
 
 from towline import flow, killpoint
-from towline.bus.port import Bus, Record
+from towline.bus.port import Bus, LostAssignment, Record
 from towline.delivery import codec
 from towline.delivery.commits import Commits
 from towline.delivery.dead import DeadLetters
@@ -97,7 +97,7 @@ class Intake(Generic[S]):
 
     def accept(self, record: Record) -> None:
         progress = self._commits.progress(record.position)
-        progress.started(record.offset)
+        progress.started(record.offset, asyncio.get_running_loop().time())
         foreign = record.topic != self._inbox and codec.type_of(record) not in self._types
         if foreign and "ce_type" in record.headers:
             self._commits.finished(record.position, progress, record.offset)
@@ -150,6 +150,8 @@ class Intake(Generic[S]):
                     return
                 record, progress = queue.popleft()
                 rest = self._begin(record)
+        except LostAssignment as error:  # the lane is another member's, and these records come to it
+            log.info("a turn is left to another member", extra={"key": key, "because": str(error)})
         finally:
             del self._queues[key], self._tasks[key]
 
@@ -232,6 +234,8 @@ class Intake(Generic[S]):
         try:
             try:
                 await self._lanes.store(turn)
+            except LostAssignment:
+                raise
             except Exception as error:
                 await self._dead.park(record, error)
                 return
@@ -252,7 +256,12 @@ class Intake(Generic[S]):
         if not items:
             return
         records = [item.record() for item in items]
-        await outlast(self._name, lambda: self._bus.publish(records))
+
+        async def send() -> None:
+            await self._lanes.sure(key)
+            await self._bus.publish(records)
+
+        await outlast(self._name, send)
         for item in items:
             killpoint.passed(self._name, "published", item.headers.get("ce_type", ""))
             self._lanes.done(key, item.id)

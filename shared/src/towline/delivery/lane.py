@@ -25,7 +25,8 @@ from typing import Any, Generic, get_args, get_origin
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from towline.bus.port import NewRecord
+from towline.bus.port import NewRecord, Record
+from towline.delivery import ownership
 from towline.delivery.model import S, State
 
 SEPARATOR = "\x1f"
@@ -164,27 +165,42 @@ def _body(state: State | None, tables: frozenset[str]) -> bytes | None:
     return state.model_dump_json(exclude=set(tables), exclude_defaults=True).encode()
 
 
-def records_of(topic: str, partition: int, key: str, rows: Rows) -> list[NewRecord]:
-    return [NewRecord(topic, key + SEPARATOR + row, value, {}, partition) for row, value in sorted(rows.items())]
+def rows_of(lane: Lane[Any]) -> Rows:
+    """Every row of a lane."""
+    return changed_rows(Lane(lane.key, type(lane.state)()), lane)
+
+
+def records_of(
+    topic: str, partition: int, key: str, rows: Rows, headers: Mapping[str, bytes] | None = None
+) -> list[NewRecord]:
+    return [
+        NewRecord(topic, key + SEPARATOR + row, value, headers or {}, partition) for row, value in sorted(rows.items())
+    ]
 
 
 class Loader(Generic[S]):
-    """Rebuilds lanes from a state partition, record by record, oldest first."""
+    """Rebuilds lanes from state partitions, each record by record, oldest first; what a zombie wrote does not count."""
 
-    def __init__(self, model: type[S]) -> None:
+    def __init__(self, model: type[S], rows: ownership.Rows | None = None) -> None:
         self._model = model
-        self._rows: dict[str, dict[str, bytes]] = {}
+        self._partitions: dict[int, ownership.Rows] = {} if rows is None else {-1: rows}
+
+    def read(self, record: Record) -> None:
+        rows = self._partitions.setdefault(record.partition, ownership.Rows())
+        rows.feed(record.key, record.value, ownership.generation_of(record.headers))
 
     def feed(self, record_key: str, value: bytes | None) -> None:
-        key, _, row = record_key.partition(SEPARATOR)
-        rows = self._rows.setdefault(key, {})
-        if value is None:
-            rows.pop(row, None)
-        else:
-            rows[row] = value
+        """A row by itself, which counts."""
+        rows = self._partitions.setdefault(-1, ownership.Rows())
+        rows.feed(record_key, value, rows.highest)
 
     def lanes(self) -> dict[str, Lane[S]]:
-        return {key: self._lane(key, rows) for key, rows in self._rows.items() if rows}
+        lanes: dict[str, dict[str, bytes]] = {}
+        for rows in self._partitions.values():
+            for record_key, value in rows.counting.items():
+                key, _, row = record_key.partition(SEPARATOR)
+                lanes.setdefault(key, {})[row] = value
+        return {key: self._lane(key, rows) for key, rows in lanes.items()}
 
     def _lane(self, key: str, rows: Mapping[str, bytes]) -> Lane[S]:
         body: dict[str, Any] = orjson.loads(rows.get("state", b"{}"))

@@ -3,7 +3,10 @@
 Rules that must hold:
 
 - What is in memory was durable first; a lane is rebuilt from the state topic alone.
-- A row that only says "done" may wait for the next batch: losing it repeats a send or an effect under its old id.
+- The rows of one lane are written one batch after the other, also when the bus fails in between: a later batch never
+  stands before an earlier one.
+- A row that only says "done" may wait for the next batch: losing it repeats a send or an effect under its old id. So
+  may a row that somebody else has written over (see ownership).
 - A forgotten lane keeps its cursor for a while, so that a redelivered event still finds it, and then leaves memory and
   log. Its next life has another epoch (see lane.Cursor), so nobody takes its new events for old ones.
 """
@@ -11,36 +14,52 @@ Rules that must hold:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Generic
 
 from towline import flow
 from towline.bus.partition import partition_of
-from towline.bus.port import Bus, NewRecord, TopicPartition
-from towline.delivery.lane import OUTBOX, Lane, Loader, Rows, records_of
+from towline.bus.port import Bus, LostAssignment, NewRecord, TopicPartition
+from towline.delivery.holdings import Holdings
+from towline.delivery.lane import OUTBOX, SEPARATOR, Lane, Loader, Rows, records_of, rows_of
 from towline.delivery.model import S, Service
-from towline.delivery.outlast import outlast
 from towline.delivery.turn import Turn
 
+log = logging.getLogger(__name__)
 FORGOTTEN_STAYS = 3600.0
 """Seconds that a forgotten lane still knows what it has seen."""
 MOST_FORGOTTEN = 10_000
 """Beyond this many the longest forgotten go earlier."""
-_MOST_TOGETHER = 1000
 
 Committed = Callable[[TopicPartition], Awaitable[int]]
 """The group's committed offset of a partition."""
 
 
 class Lanes(Generic[S]):
-    def __init__(self, service: Service[S], bus: Bus, partitions: int, *, forgotten_stays: float) -> None:
+    """`on_fenced` is told at once of a partition that another member has claimed."""
+
+    def __init__(
+        self,
+        service: Service[S],
+        bus: Bus,
+        partitions: int,
+        *,
+        forgotten_stays: float = FORGOTTEN_STAYS,
+        member: str = "",
+        on_fenced: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._service = service
-        self._bus = bus
         self._partitions = partitions
         self._forgotten_stays = forgotten_stays
+        self._holdings = Holdings(service.name, bus, member, on_fenced, self._write_again)
         self._lanes: dict[str, Lane[S]] = {}
         self._stale: dict[str, Rows] = {}
+        self._overwritten: dict[str, set[str]] = {}
+        """Key → rows that must be written again."""
+        self._writing: dict[str, asyncio.Future[None]] = {}
         self._forgotten: dict[str, float] = {}
         """Key → since when, the longest forgotten first."""
 
@@ -53,36 +72,64 @@ class Lanes(Generic[S]):
     def partition_of(self, key: str) -> int:
         return partition_of(key, self._partitions)
 
+    # -- ownership ------------------------------------------------------------------------------------------------
+
     async def load(self, partition: int) -> list[Lane[S]]:
-        """Rebuild the partition's lanes, to the end of what was written. Raises BusDown."""
-        loader = Loader(self._service.state)
-        at = self._state_of(partition)
-        end, start = await self._bus.end(at), 0
-        while start < end:
-            records = await self._bus.read(at, start=start)
-            if not records:
-                break
-            for record in records:
-                loader.feed(record.key, record.value)
-            start = records[-1].offset + 1
-        lanes = loader.lanes()
+        """Claim the partition and rebuild its lanes, to the end of what was written. Raises LostAssignment."""
+        rows = await self._holdings.take(partition)
+        lanes = Loader(self._service.state, rows).lanes()
         for key, lane in lanes.items():
             self._keep(key, lane)
         return list(lanes.values())
 
+    def holds(self, partition: int) -> bool:
+        return partition in self._holdings
+
+    async def sure(self, key: str) -> None:
+        """Before anything of a lane leaves: returns when its partition was this member's a short time ago.
+
+        Raises LostAssignment.
+        """
+        await self._holdings.sure(self.partition_of(key))
+
+    @property
+    def must_write(self) -> bool:
+        """Rows wait to be written again: with the next turn of their lane, or with `flush`."""
+        return bool(self._overwritten)
+
+    async def follow(self) -> None:
+        """See whether somebody else wrote to a partition held. Raises BusDown."""
+        await self._holdings.follow()
+
+    def drop(self, partitions: Collection[int]) -> list[str]:
+        """Leave partitions to others; returns the keys that were held there."""
+        self._holdings.drop(partitions)
+        gone = [key for key in self._lanes if self.partition_of(key) in partitions]
+        for key in gone:
+            del self._lanes[key]
+            self._stale.pop(key, None)
+            self._forgotten.pop(key, None)
+        for key in [key for key in self._overwritten if self.partition_of(key) in partitions]:
+            del self._overwritten[key]
+        return gone
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
     async def store(self, turn: Turn[S]) -> None:
-        """Make a turn durable, then let it stand. Raises TooLarge; then the old lane stands."""
+        """Make a turn durable, then let it stand. Raises TooLarge, LostAssignment; then the old lane stands."""
         key = turn.lane.key
-        stale = self._stale.pop(key, {})
-        rows = {**stale, **turn.rows}
-        try:
-            await self._append(key, rows)
-        except BaseException:
-            self._stale[key] = {**stale, **self._stale.get(key, {})}
-            raise
-        # An effect with nothing to tell may have ended while the turn was decided or stored.
-        ended = [row for row, value in {**rows, **self._stale.get(key, {})}.items() if value is None]
-        self._keep(key, turn.lane.done(row.removeprefix(OUTBOX) for row in ended))
+        async with self._alone((key,)):
+            again, stale = self._overwritten.pop(key, set()), self._stale.pop(key, {})
+            rows = {**_only(again, turn.lane), **stale, **turn.rows}
+            try:
+                await self._append(key, rows)
+            except BaseException:
+                self._stale[key] = {**stale, **self._stale.get(key, {})}
+                self._overwritten.setdefault(key, set()).update(again)
+                raise
+            # An effect with nothing to tell may have ended while the turn was decided or stored.
+            ended = [row for row, value in {**rows, **self._stale.get(key, {})}.items() if value is None]
+            self._keep(key, turn.lane.done(row.removeprefix(OUTBOX) for row in ended))
 
     def done(self, key: str, id: str) -> None:
         """An outbox item needs no more."""
@@ -93,22 +140,22 @@ class Lanes(Generic[S]):
         self._stale.setdefault(key, {})[OUTBOX + id] = None
 
     async def park(self, key: str, reason: str) -> None:
-        await self._append(key, {"parked": reason.encode()})
-        self._keep(key, replace(self.get(key), parked=reason))
+        await self._set_parked(key, reason)
 
     async def release(self, key: str) -> None:
         """The key is parked no more."""
-        await self._append(key, {"parked": None})
-        self._keep(key, replace(self.get(key), parked=None))
+        await self._set_parked(key, None)
 
     async def flush(self, busy: Collection[str]) -> None:
-        """Write what only says "done", in one batch per partition; a busy lane takes it along with its next turn."""
-        batches: dict[int, list[NewRecord]] = {}
-        for key in [key for key in self._stale if key not in busy]:
-            partition = self.partition_of(key)
-            topic = flow.state_of(self._service.name)
-            batches.setdefault(partition, []).extend(records_of(topic, partition, key, self._stale.pop(key)))
-        await asyncio.gather(*(self._write(partition, records) for partition, records in batches.items()))
+        """Write what could wait, in one batch per partition; a busy lane takes it along with its next turn."""
+        keys = [key for key in {**self._stale, **self._overwritten} if key not in busy and key not in self._writing]
+        by_partition: dict[int, list[str]] = {}
+        for key in keys:
+            by_partition.setdefault(self.partition_of(key), []).append(key)
+        writing = [self._flush(partition, some) for partition, some in by_partition.items()]
+        for result in await asyncio.gather(*writing, return_exceptions=True):
+            if isinstance(result, BaseException) and not isinstance(result, LostAssignment):
+                raise result
 
     async def sweep(self, busy: Collection[str], committed: Committed) -> None:
         """Let forgotten lanes go whose time has passed and whose events cannot come again from the group's offsets."""
@@ -119,24 +166,11 @@ class Lanes(Generic[S]):
             lane = self._lanes.get(key)
             if lane is None or key in busy or key in self._stale or not await self._is_behind(lane, committed):
                 continue
-            if self._lanes.get(key) is not lane:  # lost, or used again, while the offsets were asked for
-                continue
-            await self._append(key, {"cursor": None})
-            if (now_there := self._lanes.get(key)) is lane:
-                del self._lanes[key], self._forgotten[key]
-            elif now_there is not None:  # it got an event meanwhile, whose cursor this tombstone may have followed
-                self._stale.setdefault(key, {})["cursor"] = now_there.cursor.model_dump_json(
-                    exclude_defaults=True
-                ).encode()
-
-    def drop(self, partitions: Collection[int]) -> list[str]:
-        """Leave partitions to others; returns the keys that were held there."""
-        gone = [key for key in self._lanes if self.partition_of(key) in partitions]
-        for key in gone:
-            del self._lanes[key]
-            self._stale.pop(key, None)
-            self._forgotten.pop(key, None)
-        return gone
+            async with self._alone((key,)):
+                if self._lanes.get(key) is lane:  # neither lost nor used again meanwhile
+                    await self._append(key, {"cursor": None})
+                    if self._lanes.get(key) is lane:
+                        del self._lanes[key], self._forgotten[key]
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
@@ -154,16 +188,56 @@ class Lanes(Generic[S]):
                 return False
         return True
 
+    def _write_again(self, record_keys: Collection[str]) -> None:
+        for record_key in record_keys:
+            key, _, row = record_key.partition(SEPARATOR)
+            self._overwritten.setdefault(key, set()).add(row)
+
+    async def _set_parked(self, key: str, reason: str | None) -> None:
+        async with self._alone((key,)):
+            await self._append(key, {"parked": None if reason is None else reason.encode()})
+            self._keep(key, replace(self.get(key), parked=reason))
+
+    @asynccontextmanager
+    async def _alone(self, keys: Collection[str]) -> AsyncIterator[None]:
+        """While one batch of a lane is on its way, no other is."""
+        while under_way := {self._writing[key] for key in keys if key in self._writing}:
+            await asyncio.wait(under_way)
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._writing.update(dict.fromkeys(keys, ended))
+        try:
+            yield
+        finally:
+            for key in keys:
+                del self._writing[key]
+            ended.set_result(None)
+
     async def _append(self, key: str, rows: Rows) -> None:
         partition = self.partition_of(key)
-        records = records_of(flow.state_of(self._service.name), partition, key, rows)
-        if records:
-            await outlast(self._service.name, lambda: self._bus.append(self._state_of(partition), records))
+        headers = self._holdings.headers(partition)
+        await self._holdings.append(
+            partition, records_of(flow.state_of(self._service.name), partition, key, rows, headers)
+        )
 
-    async def _write(self, partition: int, records: list[NewRecord]) -> None:
-        for start in range(0, len(records), _MOST_TOGETHER):
-            some = records[start : start + _MOST_TOGETHER]
-            await outlast(self._service.name, lambda some=some: self._bus.append(self._state_of(partition), some))  # type: ignore[misc]
+    async def _flush(self, partition: int, keys: Collection[str]) -> None:
+        async with self._alone(keys):
+            headers, topic = self._holdings.headers(partition), flow.state_of(self._service.name)
+            again = {key: self._overwritten.pop(key) for key in keys if key in self._overwritten}
+            records: list[NewRecord] = []
+            for key in keys:
+                rows = {**_only(again.get(key, ()), self._lanes.get(key)), **self._stale.pop(key, {})}
+                records += records_of(topic, partition, key, rows, headers)
+            try:
+                await self._holdings.append_all(partition, records)
+            except BaseException:
+                for key, rows_again in again.items():
+                    self._overwritten.setdefault(key, set()).update(rows_again)
+                raise
 
-    def _state_of(self, partition: int) -> TopicPartition:
-        return TopicPartition(flow.state_of(self._service.name), partition)
+
+def _only(rows: Collection[str], lane: Lane[S] | None) -> Rows:
+    """These rows as the lane has them now; a tombstone for what it has not."""
+    if not rows:
+        return {}
+    all_rows = {} if lane is None else rows_of(lane)
+    return {row: all_rows.get(row) for row in rows}

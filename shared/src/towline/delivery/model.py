@@ -170,6 +170,12 @@ class Service(Generic[S]):
     forwards: Mapping[type[Event], Forward] = field(default_factory=dict)
     """Consumed events whose key is not a lane key of this service."""
     sources: tuple[SourceRun, ...] = ()
+    """Receivers and the like: they run in every member of the group."""
+    watches: tuple[SourceRun, ...] = ()
+    """Sources that look at the world: they run in the member that holds partition 0 of the inbox, and in no other.
+
+    Such a one ends when the partition goes, and is begun again when it comes back.
+    """
     pools: Mapping[str, int] = field(default_factory=dict)
     """Effects at once per resource, by exact name or by prefix up to the first space; 4 where not named."""
     ready: Callable[[], str | None] = lambda: None

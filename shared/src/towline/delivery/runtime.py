@@ -1,35 +1,37 @@
 """Runs one service on the bus: fetch → lane → turn → state batch → publish → effects → commit.
 
-What it owns: membership of the group, the parts' life and the sources. Rules that must hold:
+What it owns: the parts' life, and their end. Rules that must hold:
 
-- The state of a partition is loaded to its end, and what waited in its outboxes is published, before the first event
-  of it is decided; so what a lane says is always read in the order decided.
 - Only loss of the bus stops consumption; an event that cannot be read or decided goes to the dead letters.
 - A part that ends by a bug ends the service, loudly: a half-working one would be deaf and look healthy.
+- From `stop` to the end of `run` it takes DRAIN_SECONDS in all, whatever hangs, and CLOSE_SECONDS for the service.
+
+Membership of the group is in `membership`, sources are in `sources`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Generic
 
 from towline import flow, killpoint
-from towline.bus.port import Assignment, Bus, BusDown, Consumer, LostAssignment, TopicPartition
+from towline.bus.port import Bus, BusDown, Consumer, LostAssignment, TopicPartition
 from towline.delivery import codec
 from towline.delivery.commits import Commits
 from towline.delivery.effects import Effects, failed
 from towline.delivery.intake import Intake
 from towline.delivery.lane import OutboxItem
 from towline.delivery.lanes import FORGOTTEN_STAYS, Lanes
-from towline.delivery.model import Envelope, S, Service, SourceRun, TimerFired
+from towline.delivery.membership import Membership
+from towline.delivery.model import Envelope, S, Service, TimerFired
 from towline.delivery.outlast import outlast
-from towline.delivery.retry import backoff
+from towline.delivery.sources import Runs, cancelled
 from towline.delivery.timers import Timers
-from towline.errors import Permanent, Retryable
+from towline.errors import Permanent
 from towline.events.base import Event
 
 log = logging.getLogger(__name__)
@@ -37,8 +39,12 @@ FETCH_SECONDS = 5.0
 """How long a fetch waits for a record: a wake-up each, and how soon a silent cluster is noticed."""
 COMMIT_EVERY = 1.0
 SWEEP_EVERY = 60.0
+FOLLOW_EVERY = 5.0
 PAUSE_SECONDS = 1.0
 DRAIN_SECONDS = 10.0
+CLOSE_SECONDS = 5.0
+_SOURCES_UNTIL, _TURNS_UNTIL, _COMMIT_UNTIL = 0.3, 0.7, 0.9
+"""Shares of DRAIN_SECONDS after which the next step begins, whether or not the one before has ended."""
 
 Clock = Callable[[], datetime]
 
@@ -64,36 +70,54 @@ class Runtime(Generic[S]):
         self._bus = bus
         self._member = member
         self._now = now
-        self._lanes = Lanes(service, bus, partitions, forgotten_stays=forgotten_stays)
-        self._effects = Effects(service, self._effect_finished)
+        name = service.name
+        self._topics = (*flow.topics_consumed_by(name), flow.inbox_of(name))
+        self._lanes = Lanes(
+            service, bus, partitions, forgotten_stays=forgotten_stays, member=member, on_fenced=self._fenced
+        )
+        self._effects = Effects(service, self._effect_finished, self._lanes.sure)
         self._timers = Timers(self._ring, now)
         self._commits = Commits()
         self._intake = Intake(service, bus, self._lanes, self._effects, self._timers, self._commits, now, self._fail)
-        self._consumer: Consumer | None = None
+        self._receivers = Runs(name, self, service.sources, self._fail)
+        self._watches = Runs(name, self, service.watches, self._fail)
+        self._membership = Membership(
+            name,
+            self._topics,
+            self._lanes,
+            self._intake,
+            self._effects,
+            self._timers,
+            self._commits,
+            self._watches,
+        )
         self._stopping = asyncio.Event()
         self._failure: BaseException | None = None
-        self.started = asyncio.Event()
+        self.started = self._membership.started
         """Set once the state of the first assignment is loaded."""
 
     # -- life ---------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        name = self.service.name
-        topics = (*flow.topics_consumed_by(name), flow.inbox_of(name))
-        consumer = await outlast(
-            name,
-            lambda: self._bus.consumer(
-                name, topics, member=self._member, on_assigned=self._assigned, on_revoked=self._revoked
-            ),
-        )
-        self._consumer = consumer
+        joining = asyncio.create_task(outlast(self.service.name, self._join))
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait((joining, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not joining.done():
+            await cancelled([joining])
+            return
+        consumer = joining.result()
         self._commits.follow(consumer)
-        parts = [self._part(self._consume(consumer)), self._part(self._commit_regularly()), self._part(self._ringing())]
-        sources = [self._part(self._run_source(source)) for source in self.service.sources]
+        self._membership.follow(consumer)
+        parts = [
+            self._part(work)
+            for work in (self._consume(consumer), self._commit_regularly(), self._timers.run(), self._follow())
+        ]
+        self._receivers.begin()
         try:
             await self._stopping.wait()
         finally:
-            await self._drain(consumer, parts, sources)
+            await self._drain(consumer, parts)
         if self._failure is not None:
             raise self._failure
 
@@ -120,6 +144,15 @@ class Runtime(Generic[S]):
         task.add_done_callback(ended)
         return task
 
+    async def _join(self) -> Consumer:
+        return await self._bus.consumer(
+            self.service.name,
+            self._topics,
+            member=self._member,
+            on_assigned=self._membership.assigned,
+            on_revoked=self._membership.revoked,
+        )
+
     async def _consume(self, consumer: Consumer) -> None:
         while True:
             try:
@@ -129,72 +162,49 @@ class Runtime(Generic[S]):
                 await asyncio.sleep(PAUSE_SECONDS)
                 continue
             for record in records:
-                self._intake.accept(record)
+                if self._lanes.holds(record.partition):  # else it is read again when its partition is taken again
+                    self._intake.accept(record)
             self._commits.hold_back()
 
-    async def _drain(
-        self, consumer: Consumer, parts: Sequence[asyncio.Task[None]], sources: Sequence[asyncio.Task[None]]
-    ) -> None:
+    async def _drain(self, consumer: Consumer, parts: list[asyncio.Task[None]]) -> None:
         """Sources first, so that nothing new comes in; lanes finish their turn; effects run again after a start."""
+        began = asyncio.get_running_loop().time()
+
+        def left(until: float) -> float:
+            return max(0.0, began + until * DRAIN_SECONDS - asyncio.get_running_loop().time())
+
         try:
-            for part in parts:
-                part.cancel()
-            if sources:
-                await asyncio.wait(sources, timeout=DRAIN_SECONDS / 2)
-            for source in sources:
-                source.cancel()
-            await asyncio.gather(*parts, *sources, return_exceptions=True)
-            await self._effects.stop()
-            await self._intake.drain(DRAIN_SECONDS / 2)
+            await cancelled(parts, left(_SOURCES_UNTIL))
+            await asyncio.gather(
+                self._receivers.stop(left(_SOURCES_UNTIL)),
+                self._watches.stop(left(_SOURCES_UNTIL)),
+                self._membership.close(),
+            )
+            await asyncio.gather(self._effects.stop(left(_TURNS_UNTIL)), self._intake.drain(left(_TURNS_UNTIL)))
             try:
-                async with asyncio.timeout(DRAIN_SECONDS / 4):
+                async with asyncio.timeout(left(_COMMIT_UNTIL)):
                     await self._lanes.flush(())
                     await self._commits.commit()
                     killpoint.passed(self.service.name, "committed")
             except (BusDown, LostAssignment, TimeoutError) as error:
                 log.warning("drained without a last commit", extra={"service": self.service.name, "error": str(error)})
-            with suppress(BusDown):
-                await consumer.close()
+            with suppress(BusDown, TimeoutError):
+                async with asyncio.timeout(left(1.0)):
+                    await consumer.close()
         finally:
-            if self.service.close is not None:
+            await self._close()
+
+    async def _close(self) -> None:
+        if self.service.close is None:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
                 await self.service.close()
+        except TimeoutError:
+            log.warning("a service did not close in time", extra={"service": self.service.name})
 
-    async def _run_source(self, source: SourceRun) -> None:
-        """A source that ends by an error is begun again, with back-off: without it the service would be deaf."""
-        tries = 0
-        while not self._stopping.is_set():
-            try:
-                await source(self, self._stopping)
-                return
-            except Exception as error:
-                tries += 1
-                extra = {"service": self.service.name, "tries": tries, "error": str(error)}
-                if isinstance(error, Retryable):
-                    log.warning("a source begins again", extra=extra)
-                else:
-                    log.exception("a source ended by a bug", extra=extra)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(backoff(tries, self.service.name)):
-                        await self._stopping.wait()
-
-    # -- membership ---------------------------------------------------------------------------------------------
-
-    async def _assigned(self, gained: Assignment) -> None:
-        for partition in sorted({at.partition for at in gained}):
-            for lane in await self._lanes.load(partition):
-                await self._intake.take_up(lane)
-        self.started.set()
-
-    async def _revoked(self, lost: Assignment) -> None:
-        """Turns under way end, what is finished is committed, and nothing of these lanes goes on here."""
-        partitions = {at.partition for at in lost}
-        await self._intake.leave(partitions, DRAIN_SECONDS / 2)
-        with suppress(BusDown, LostAssignment):
-            await self._commits.commit()
-        self._commits.drop(lost)
-        keys = self._lanes.drop(partitions)
-        self._effects.drop(frozenset(keys))
-        self._timers.drop(keys)
+    def _fenced(self, partition: int) -> None:
+        self._membership.fenced(partition)
 
     # -- the way in ---------------------------------------------------------------------------------------------
 
@@ -208,9 +218,6 @@ class Runtime(Generic[S]):
 
     async def _to_inbox(self, envelope: Envelope) -> None:
         await self._bus.publish([codec.encode(envelope, flow.inbox_of(self.service.name))])
-
-    async def _ringing(self) -> None:
-        await self._timers.run()
 
     async def _ring(self, lane_key: str, name: str, due: datetime) -> None:
         fired = TimerFired(name=name, due=due)
@@ -256,6 +263,17 @@ class Runtime(Generic[S]):
                     await self._lanes.sweep(self._intake.busy, self._committed)
             except (BusDown, LostAssignment) as error:
                 log.warning("commit failed", extra={"service": self.service.name, "error": str(error)})
+
+    async def _follow(self) -> None:
+        """See whether another member wrote where this one believes to be alone."""
+        while True:
+            await asyncio.sleep(FOLLOW_EVERY)
+            try:
+                await self._lanes.follow()
+            except BusDown as error:
+                log.warning("not known who owns what", extra={"service": self.service.name, "error": str(error)})
+            if self._lanes.must_write:
+                self._commits.stir()
 
     async def _committed(self, at: TopicPartition) -> int:
         return await self._commits.committed(at)

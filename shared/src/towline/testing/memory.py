@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -18,6 +19,7 @@ from datetime import timedelta
 from towline.bus.assign import range_assignment
 from towline.bus.partition import partition_of
 from towline.bus.port import (
+    COMPACTION_LAG,
     Assignment,
     BusDown,
     Cleanup,
@@ -41,6 +43,8 @@ class MemoryLog:
     members: dict[str, MemoryGroup] = field(default_factory=dict)
     """Group → who is in it; without an entry nobody is."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _latest: dict[tuple[TopicPartition, str], int] = field(default_factory=dict)
+    _superseded: deque[tuple[float, TopicPartition, int]] = field(default_factory=deque)
 
     def group(self, name: str) -> MemoryGroup:
         return self.members.setdefault(name, MemoryGroup())
@@ -82,11 +86,25 @@ class MemoryLog:
         self.heads[at] = offset + 1
         kept = self.records.setdefault(at, [])
         if self.topics[at.topic].cleanup is Cleanup.COMPACT:
-            kept[:] = [older for older in kept if older.key != record.key]
+            self._supersede(at, record.key, offset)
         now_ms = record.timestamp_ms if record.timestamp_ms is not None else time.time_ns() // 1_000_000
         headers = dict(record.headers)
         kept.append(Record(at.topic, at.partition, offset, record.key, record.value, headers, now_ms))
         return offset
+
+    def _supersede(self, at: TopicPartition, key: str, offset: int) -> None:
+        """What had the key before goes when COMPACTION_LAG has passed, with the first record after that."""
+        now = asyncio.get_running_loop().time()
+        before = self._latest.get((at, key))
+        self._latest[at, key] = offset
+        if before is not None:
+            self._superseded.append((now, at, before))
+        outlived: dict[TopicPartition, set[int]] = {}
+        while self._superseded and now - self._superseded[0][0] > COMPACTION_LAG.total_seconds():
+            _, where, older = self._superseded.popleft()
+            outlived.setdefault(where, set()).add(older)
+        for where, offsets in outlived.items():
+            self.records[where][:] = [kept for kept in self.records[where] if kept.offset not in offsets]
 
     def after(self, at: TopicPartition, start: int, limit: int) -> list[Record]:
         return [record for record in self.records.get(at, ()) if record.offset >= start][:limit]
@@ -171,7 +189,13 @@ class MemoryBus:
         await self.reach("publish", done=True)
         return offsets
 
-    async def append(self, at: TopicPartition, records: Sequence[NewRecord]) -> int:
+    async def append(
+        self,
+        at: TopicPartition,
+        records: Sequence[NewRecord],
+        *,
+        generation: int | None = None,  # noqa: ARG002 as on Kafka, the offset tells who else wrote
+    ) -> int:
         self._open()
         check_append(at, records)
         await self.reach("append", done=False)
