@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,32 +80,44 @@ def is_in_memory(kind: str) -> bool:
     return kind in _IN_MEMORY
 
 
-def find_mount(mountinfo: str, mount_id: int) -> Mount | None:
-    """The line of this id in /proc/<pid>/mountinfo (proc(5))."""
+def read_mounts(mountinfo: str) -> dict[int, Mount]:
+    """/proc/<pid>/mountinfo (proc(5)) by the ids of its mounts, in the order they were made."""
+    found: dict[int, Mount] = {}
     for line in mountinfo.splitlines():
         fields = line.split(" ")
-        if fields[0] == str(mount_id) and "-" in fields:
+        if "-" in fields:
             kind, source = fields[fields.index("-") + 1 :][:2]
-            return Mount(_unescaped(fields[4]), kind, _unescaped(source))
-    return None
+            found[int(fields[0])] = Mount(_unescaped(fields[4]), kind, _unescaped(source))
+    return found
+
+
+def mount_by_name(mounts: Mapping[int, Mount], path: Path) -> Mount | None:
+    """The mount that an absolute path leads into, if none of its folders is a link."""
+    around = [mount for mount in mounts.values() if path.is_relative_to(mount.point)]
+    return max(reversed(around), key=lambda mount: len(Path(mount.point).parts), default=None)
 
 
 def mount_of(path: Path) -> Mount | None:
     """The mount that a path, or what there is of it, lies on; None where the system does not tell.
 
-    O_PATH opens nothing: closing such a descriptor leaves the locks of who has the file open.
+    A server that is away lets whoever touches its files wait for ever, so first only the name is gone by. O_PATH opens
+    nothing: closing such a descriptor leaves the locks of who has the file open.
     """
-    there = next(each for each in (path, *path.absolute().parents) if each.exists())
     try:
+        mounts = read_mounts(Path("/proc/self/mountinfo").read_text())
+        named = mount_by_name(mounts, path.absolute())
+        if named is not None and network_name(named.kind):
+            return named
+        there = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
         descriptor = os.open(there, os.O_PATH | os.O_CLOEXEC)
         try:
             told = Path(f"/proc/self/fdinfo/{descriptor}").read_text()
         finally:
             os.close(descriptor)
-        found = re.search(r"^mnt_id:\s*(\d+)$", told, re.MULTILINE)
-        return None if found is None else find_mount(Path("/proc/self/mountinfo").read_text(), int(found[1]))
     except OSError:
         return None
+    found = re.search(r"^mnt_id:\s*(\d+)$", told, re.MULTILINE)
+    return None if found is None else mounts.get(int(found[1]))
 
 
 def _unescaped(field: str) -> str:

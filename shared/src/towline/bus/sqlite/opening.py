@@ -14,6 +14,7 @@ import secrets
 import sqlite3
 import time
 from contextlib import suppress
+from urllib.parse import quote
 
 from towline.bus.port import BusDown
 from towline.bus.sqlite import lease, whole
@@ -23,6 +24,7 @@ from towline.errors import Permanent
 
 _LOG = logging.getLogger(__name__)
 _AGAIN_S = 0.02
+_STANDING = "SELECT t.name, h.partition, h.next FROM heads h JOIN topics t ON t.id = h.topic ORDER BY 1, 2"
 WAL_BYTES = 64 * 1024 * 1024
 """Above this the write-ahead log is cut as soon as no reader is in it; every log file is cut to it."""
 
@@ -89,7 +91,7 @@ class OpenFile:
             self._check(lacks_log=mode == "wal" and log_bytes < 0, has_log=log_bytes > 0)
             self.connection.execute("COMMIT")
             self._turn_log_on()
-            self.connection.execute("INSERT INTO users VALUES (?)", (self._row,))
+            self.connection.execute("INSERT INTO users SELECT ?, id FROM identity", (self._row,))
             # So that a copy of the file without its log is known for one.
             self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         except BaseException:
@@ -107,6 +109,8 @@ class OpenFile:
     def _check(self, *, lacks_log: bool, has_log: bool) -> None:
         whole.check_order(self.connection, self.place.path)
         users = [row[0] for row in self.connection.execute("SELECT process FROM users")]
+        if self._has_foreign_log() if has_log and not users else self._has_foreign_user():
+            raise whole.damaged(self.place.path, f"its write-ahead log {self.place.wal.name} is another file's")
         if any(_lives(user) for user in users) or not (users or has_log):
             return
         if lacks_log:
@@ -118,6 +122,21 @@ class OpenFile:
         _LOG.info("the bus file %s was not closed: all of it is checked", self.place.path)
         whole.check_pages(self.connection, self.place.path)
         self.connection.execute("DELETE FROM users")
+
+    def _has_foreign_user(self) -> bool:
+        return self.connection.execute("SELECT 1 FROM users, identity WHERE file != id").fetchone() is not None
+
+    def _has_foreign_log(self) -> bool:
+        """Nobody uses the file, yet there is a log: either it is in the file already, or it never was this file's.
+
+        SQLite would apply any log that is whole. Its library keeps a descriptor open for as long as this process has
+        locks on the file, so that closing the second connection takes none away.
+        """
+        alone = sqlite3.connect(f"file:{quote(str(self.place.path))}?immutable=1", uri=True)
+        try:
+            return alone.execute(_STANDING).fetchall() != self.connection.execute(_STANDING).fetchall()
+        finally:
+            alone.close()
 
 
 def _lives(user: str) -> bool:

@@ -82,9 +82,11 @@ CREATE TABLE members (
 """`groups` and `members` belong to `lease`."""
 
 _USERS = """
-CREATE TABLE users (process TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE identity (id TEXT NOT NULL);
+INSERT INTO identity VALUES (lower(hex(randomblob(16))));
+CREATE TABLE users (process TEXT PRIMARY KEY, file TEXT NOT NULL) WITHOUT ROWID;
 """
-"""Who has the file open; belongs to `opening`."""
+"""Who has the file open, and which file that is; belongs to `opening`."""
 
 _TO_MEMBERS = """
 INSERT INTO groups SELECT grp, generation, generation, 0 FROM leases;
