@@ -74,12 +74,13 @@ def take(
         return None
     after = _applied(service, lane, envelope, at, decision)
     leaving = _leaving(service, after, envelope, decision, now, trace)
-    sent = after.cursor.sent + sum(1 for item in leaving if item.kind == "event")
-    after = replace(
-        after,
-        cursor=after.cursor.model_copy(update={"sent": sent}),
-        outbox={**after.outbox, **{item.id: item for item in leaving}},
-    )
+    if leaving:
+        sent = after.cursor.sent + sum(1 for item in leaving if item.kind == "event")
+        after = replace(
+            after,
+            cursor=after.cursor.model_copy(update={"sent": sent}),
+            outbox={**after.outbox, **{item.id: item for item in leaving}},
+        )
     return Turn(after, changed_rows(lane, after), leaving)
 
 
