@@ -64,7 +64,7 @@ def test_a_broker_that_goes_away_and_comes_back(ahead: Ahead, run: Run) -> None:
     ahead.result(run)
 
 
-@pytest.mark.parametrize("run", runs("disk full", faults.disk_full, Bus.SMALL_DISK, pad=50_000), ids=str)
+@pytest.mark.parametrize("run", runs("disk full", faults.disk_full, Bus.SMALL_DISK, pad=150_000), ids=str)
 def test_a_disk_that_is_full_for_a_while(ahead: Ahead, run: Run) -> None:
     ahead.result(run)
 
