@@ -82,6 +82,44 @@ async def test_a_caller_that_is_cancelled_takes_nobody_along() -> None:
     assert log.appends[-1] == (0, ["d"])
 
 
+async def test_what_nobody_waits_for_any_more_keeps_no_task_going() -> None:
+    """A drain that gives up on a bus that is away must not leave a writer behind."""
+    going: set[int] = set()
+
+    async def hangs(partition: int, _: Sequence[NewRecord]) -> None:
+        going.add(partition)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            going.discard(partition)
+
+    grouped = GroupedAppends(hangs)
+    tasks = [asyncio.create_task(grouped.append(0, batch(name))) for name in "abc"]
+    await asyncio.sleep(0.001)
+    assert going == {0}
+    for task in tasks[:2]:
+        task.cancel()
+    await asyncio.sleep(0.001)
+    assert going == {0}
+    tasks[2].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.sleep(0)
+    assert going == set()
+    assert not grouped._lines
+
+
+async def test_a_batch_whose_caller_left_before_its_turn_is_not_written() -> None:
+    log = Log()
+    grouped = GroupedAppends(log.append)
+    tasks = [asyncio.create_task(grouped.append(0, batch(name))) for name in "abc"]
+    await asyncio.sleep(0)
+    first = asyncio.create_task(grouped.append(0, batch("d")))
+    await asyncio.sleep(0.001)
+    first.cancel()
+    await asyncio.gather(*tasks, first, return_exceptions=True)
+    assert "d" not in [key for _, keys in log.appends for key in keys]
+
+
 @given(
     st.lists(
         st.tuples(
@@ -123,5 +161,4 @@ async def test_nothing_is_kept_of_a_partition_that_is_written(count: int) -> Non
     grouped = GroupedAppends(Log().append)
     await asyncio.gather(*(grouped.append(n, batch("a")) for n in range(count)))
     await asyncio.sleep(0)
-    assert not grouped._waiting
-    assert not grouped._tasks
+    assert not grouped._lines

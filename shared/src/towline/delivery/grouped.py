@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from towline.bus.port import MAX_APPEND_BYTES, NewRecord
 from towline.bus.size import record_bytes
@@ -23,8 +24,7 @@ from towline.errors import Permanent
 MOST_BYTES = MAX_APPEND_BYTES // 4
 MOST_RECORDS = 1000
 
-Append = Callable[[int, Sequence[NewRecord]], Awaitable[None]]
-"""(partition, records): write them whole or not at all."""
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,51 +34,59 @@ class _Batch:
     written: asyncio.Future[None]
 
 
-class GroupedAppends:
-    def __init__(self, append: Append) -> None:
-        self._append = append
-        self._waiting: dict[int, deque[_Batch]] = {}
-        """Partition with an append on its way → the batches behind it."""
-        self._tasks: set[asyncio.Task[None]] = set()
+@dataclass(eq=False, slots=True)
+class _Line:
+    """The batches of one owned partition that wait for the append on its way."""
 
-    async def append(self, partition: int, records: Sequence[NewRecord]) -> None:
+    waiting: deque[_Batch] = field(default_factory=deque)
+    callers: int = 0
+    task: asyncio.Task[None] | None = None
+
+
+class GroupedAppends(Generic[K]):
+    """`append` writes records to one place whole or not at all; a place is an owned partition."""
+
+    def __init__(self, append: Callable[[K, Sequence[NewRecord]], Awaitable[None]]) -> None:
+        self._append = append
+        self._lines: dict[K, _Line] = {}
+
+    async def append(self, at: K, records: Sequence[NewRecord]) -> None:
         """Returns when they are written. Raises what the append raises. A cancelled caller's batch may be written."""
         size = sum(record_bytes(record) for record in records)
         batch = _Batch(records, size, asyncio.get_running_loop().create_future())
-        if partition in self._waiting:
-            self._waiting[partition].append(batch)
-        else:
-            self._waiting[partition] = deque((batch,))
-            task = asyncio.create_task(self._write(partition))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        await batch.written
-
-    async def _write(self, partition: int) -> None:
-        waiting = self._waiting[partition]
+        line = self._lines.setdefault(at, _Line())
+        line.waiting.append(batch)
+        if line.task is None:
+            line.task = asyncio.create_task(self._write(at, line))
+        line.callers += 1
         try:
-            while waiting:
-                await self._write_group(partition, _next_group(waiting))
+            await batch.written
         finally:
-            del self._waiting[partition]
-            for batch in waiting:  # cancelled with the event loop
-                batch.written.cancel()
+            line.callers -= 1
+            if not line.callers:  # nobody waits for what may still be on its way
+                self._forget(at, line)
+                line.task.cancel()
 
-    async def _write_group(self, partition: int, group: Sequence[_Batch]) -> None:
+    def _forget(self, at: K, line: _Line) -> None:
+        if self._lines.get(at) is line:
+            del self._lines[at]
+
+    async def _write(self, at: K, line: _Line) -> None:
+        while group := _next_group(line.waiting):
+            await self._write_group(at, group)
+        self._forget(at, line)
+
+    async def _write_group(self, at: K, group: Sequence[_Batch]) -> None:
         try:
-            await self._append(partition, [record for batch in group for record in batch.records])
+            await self._append(at, [record for batch in group for record in batch.records])
         except Permanent as error:
             if len(group) == 1:
                 _fail(group, error)
                 return
             for batch in group:
-                await self._write_group(partition, (batch,))
+                await self._write_group(at, (batch,))
         except Exception as error:
             _fail(group, error)
-        except BaseException:
-            for batch in group:
-                batch.written.cancel()
-            raise
         else:
             for batch in group:
                 if not batch.written.done():
@@ -86,15 +94,18 @@ class GroupedAppends:
 
 
 def _next_group(waiting: deque[_Batch]) -> list[_Batch]:
-    """From the front, as many as fit; at least one."""
-    group = [waiting.popleft()]
-    size, records = group[0].size, len(group[0].records)
+    """From the front, as many as fit, at least one; without those that nobody waits for any more."""
+    group: list[_Batch] = []
+    size = records = 0
     while waiting:
-        size += waiting[0].size
-        records += len(waiting[0].records)
-        if size > MOST_BYTES or records > MOST_RECORDS:
-            break
-        group.append(waiting.popleft())
+        batch = waiting[0]
+        if not batch.written.done():
+            size += batch.size
+            records += len(batch.records)
+            if group and (size > MOST_BYTES or records > MOST_RECORDS):
+                break
+            group.append(batch)
+        waiting.popleft()
     return group
 
 

@@ -12,6 +12,7 @@ from towline import flow
 from towline.bus.port import MAX_APPEND_BYTES, Bus, LostAssignment, NewRecord, Record, TopicPartition
 from towline.bus.size import record_bytes
 from towline.delivery import ownership
+from towline.delivery.grouped import GroupedAppends
 from towline.delivery.outlast import outlast
 from towline.delivery.ownership import SURE_FOR, Claim, Fenced, Rows
 
@@ -48,6 +49,7 @@ class Holdings:
         self._on_fenced = on_fenced
         self._on_shadowed = on_shadowed
         self._held: dict[int, _Holding] = {}
+        self._grouped = GroupedAppends(self._append)
 
     def __contains__(self, partition: int) -> bool:
         return partition in self._held
@@ -95,6 +97,10 @@ class Holdings:
         holding = self._holding(partition)
         if records[0].headers is not holding.headers:
             raise Fenced(f"{holding.at.topic}/{partition} was given up and taken again meanwhile")
+        await self._grouped.append(holding, records)
+
+    async def _append(self, holding: _Holding, records: Sequence[NewRecord]) -> None:
+        self._unless_fenced(holding)
         asked = _clock()
         try:
             first = await self._write(holding.at, records, holding.claim)
