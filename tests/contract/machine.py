@@ -97,12 +97,22 @@ class BusMachine(RuleBasedStateMachine):
         async def work() -> None:
             self.connections = [await self.place.open(), await self.place.open()]
             await self.connections[0].ensure(topics)
+            await self._fills_up()
             for group, count in zip(self.groups, members, strict=True):
                 for number in range(count):
                     await self._join(group, number % 2, commits=bool(number))
                 await self._settle(group)
 
         self.step(work())
+
+    async def _fills_up(self) -> None:
+        """A few records in every partition, some with the same key."""
+        records = [
+            NewRecord(at.topic, f"key-{index % 3}", f"{index}".encode(), {}, at.partition)
+            for at in self.log.partitions
+            for index in range(4)
+        ]
+        self.log.published(records, await self.connections[0].publish(records))
 
     # -- how steps run -------------------------------------------------------------------------------------------------
 
@@ -223,24 +233,21 @@ class BusMachine(RuleBasedStateMachine):
         else:
             self.log.published(records, self.step(work()))
 
-    @precondition(lambda self: self.large < 2)
-    @rule(choice=number, where=number)
-    def appends_too_much(self, choice: int, where: int) -> None:
-        self.large += 1
-        at = self.at(where)
-        count = MAX_APPEND_BYTES // MAX_RECORD_BYTES + 1
-        records = [NewRecord(at.topic, "", b"\x00" * MAX_RECORD_BYTES) for _ in range(count)]
-        with pytest.raises(TooLarge):
-            self.step(self.bus(choice).append(at, records))
-
-    @rule(choice=number, drawn=new_records(), beyond=st.integers(0, 3))
-    def publishes_to_nowhere(self, choice: int, drawn: list[dict[str, Any]], beyond: int) -> None:
-        """One record without a place, and none of the call is written."""
-        lost = NewRecord(self.names[0], "k", b"", partition=self.size + beyond)
+    @rule(choice=number, where=number, drawn=new_records(), beyond=st.integers(0, 4))
+    def is_refused(self, choice: int, where: int, drawn: list[dict[str, Any]], beyond: int) -> None:
+        """One record that has no place, or one too many, and nothing of the call is written."""
+        at, bus = self.at(where), self.bus(choice)
+        if beyond == 4:
+            count = MAX_APPEND_BYTES // MAX_RECORD_BYTES + 1
+            records = [NewRecord(at.topic, "", b"\x00" * MAX_RECORD_BYTES) for _ in range(count)]
+            with pytest.raises(TooLarge):
+                self.step(bus.append(at, records))
+            return
+        lost = NewRecord(at.topic, "k", b"", partition=self.size + beyond)
         if beyond == 3:
             lost = NewRecord(f"{self.place.prefix}.missing", "k", b"")
         with pytest.raises(Permanent):
-            self.step(self.bus(choice).publish([*map(self.record, drawn), lost]))
+            self.step(bus.publish([*map(self.record, drawn), lost]))
 
     # -- reading without a group ---------------------------------------------------------------------------------------
 
@@ -331,8 +338,9 @@ class BusMachine(RuleBasedStateMachine):
         member = self.member(choice)
 
         async def work() -> None:
-            if await self.place.expel(member.consumer):
+            if self.place.is_in_group(member.consumer):
                 member.expel()
+                await self.place.expel(member.consumer)
 
         self.step(work())
 
@@ -357,12 +365,6 @@ class BusMachine(RuleBasedStateMachine):
 
         self.step(work())
 
-    @precondition(lambda self: self.gone)
-    @rule(choice=number, where=number)
-    def commits_after_it_left(self, choice: int, where: int) -> None:
-        with pytest.raises(TowlineError):
-            self.step(self.gone[choice % len(self.gone)].consumer.commit({self.at(where): 1}))
-
     # -- members at work -----------------------------------------------------------------------------------------------
 
     async def _fetch(self, member: Member, limit: int, timeout: float) -> int:
@@ -374,6 +376,20 @@ class BusMachine(RuleBasedStateMachine):
     @rule(choice=number, limit=st.integers(1, 30))
     def fetches(self, choice: int, limit: int) -> None:
         self.step(self._fetch(self.member(choice), limit, self.place.glance_s))
+
+    @precondition(lambda self: self.members)
+    @rule(choice=number, limit=st.integers(1, 60))
+    def works(self, choice: int, limit: int) -> None:
+        """As a service does: fetch, and commit all of it."""
+        member = self.member(choice)
+
+        async def work() -> None:
+            await self._fetch(member, limit, self.place.glance_s)
+            for at, next_ in dict(member.positions).items():
+                if at in member.held:
+                    await self._commit(member, at, next_)
+
+        self.step(work())
 
     @precondition(lambda self: self.members)
     @rule(choice=number, where=number, offset=number, meanwhile=st.sampled_from(["seek", "pause", "cancel"]))
@@ -431,7 +447,10 @@ class BusMachine(RuleBasedStateMachine):
     @rule(choice=number, where=number, pause=st.booleans())
     def pauses_or_resumes(self, choice: int, where: int, *, pause: bool) -> None:
         """Also what it has not now: it stays paused for this member until it is resumed."""
-        member, at = self.member(choice), self.at(where)
+        member = self.member(choice)
+        at = self._one_of(member, where) if where % 4 else self.at(where)
+        if at is None:
+            return
 
         async def work() -> None:
             if pause:
@@ -471,12 +490,13 @@ class BusMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.members)
     @rule(choice=number, where=number, offset=number)
-    def commits_what_others_have(self, choice: int, where: int, offset: int) -> None:
-        member, at = self.member(choice), self.at(where)
-        if at in member.held:
-            return
-        with pytest.raises(LostAssignment):
-            self.step(member.consumer.commit({at: offset}))
+    def commits_what_it_has_not(self, choice: int, where: int, offset: int) -> None:
+        """A partition of another member, of nobody, or after it left."""
+        at = self.at(where)
+        for member in [self.member(choice), *self.gone[-2:]]:
+            if at not in member.held:
+                with pytest.raises(LostAssignment if not member.left else TowlineError):
+                    self.step(member.consumer.commit({at: offset}))
 
     def _one_of(self, member: Member, choice: int) -> TopicPartition | None:
         held = sorted(member.held)
@@ -529,6 +549,8 @@ class BusMachine(RuleBasedStateMachine):
     async def _ends_quietly(self) -> None:
         """The log is as written, and each group has been given everything; then it is given nothing twice."""
         bus = self.connections[0]
+        if await bus.ends(list(self.log.ends)) != self.log.ends:
+            raise Broken(f"the ends are {await bus.ends(list(self.log.ends))}, written was up to {self.log.ends}")
         for at, end in self.log.ends.items():
             found: list[Record] = []
             while page := await bus.read(at, start=found[-1].offset + 1 if found else 0, limit=13):
@@ -542,10 +564,12 @@ class BusMachine(RuleBasedStateMachine):
     async def _is_given_everything(self, group: Group) -> None:
         if not group.members:
             await self._join(group, 0, commits=False)
+        await self._settle(group)
+        await self._fills_up()
+        await gather(self._fetch(member, 500, self.place.glance_s) for member in group.members)
         for member in group.members:
             member.consumer.resume(*member.paused)
             member.paused.clear()
-        await self._settle(group)
         await self._until(lambda: not group.lacking(), group, lambda: f"{group.name} was not given {group.lacking()}")
 
 

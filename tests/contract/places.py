@@ -74,8 +74,12 @@ class Place(ABC):
         """The process of this connection died without a word, and the groups found out."""
 
     @abstractmethod
-    async def expel(self, consumer: Consumer) -> bool:
-        """The group takes a living member for dead, which does not know; False when it was none yet."""
+    async def expel(self, consumer: Consumer) -> None:
+        """The group takes a living member for dead, which does not know."""
+
+    def is_in_group(self, consumer: Consumer) -> bool:
+        """Whether it has joined, and was told of all that it has."""
+        return True
 
     async def sweep(self) -> bool:
         """Removes what is outlived, as if all that is there were old; False where that cannot be hurried."""
@@ -105,9 +109,8 @@ class MemoryPlace(Place):
         for consumer in cast(MemoryBus, bus)._consumers:
             consumer.lose()
 
-    async def expel(self, consumer: Consumer) -> bool:
+    async def expel(self, consumer: Consumer) -> None:
         cast(MemoryConsumer, consumer).lose()
-        return True
 
     async def sweep(self) -> bool:
         self.log.sweep()
@@ -144,16 +147,12 @@ class SqlitePlace(Place):
         self._write("UPDATE members SET process = ? WHERE grp = ? AND member = ?", members)
         await self._look_around()
 
-    async def expel(self, consumer: Consumer) -> bool:
+    async def expel(self, consumer: Consumer) -> None:
         """As another member's heartbeat does when this one was silent."""
         silent = cast(SqliteConsumer, consumer)
-        held = silent._held
-        if held is None:
-            return False
-        name = silent._member
+        held, name = silent._held or 0, silent._member
         await silent._bus.writer.submit(lambda ledger: lease.leave(ledger, silent.group, name, held))
         await self._look_around()
-        return True
 
     async def sweep(self) -> bool:
         self._write("UPDATE records SET timestamp_ms = ?", [(1,)])
@@ -212,21 +211,21 @@ class KafkaPlace(Place):
     async def kill(self, bus: Bus) -> None:
         self.opened.remove(bus)
         dying = cast(KafkaBus, bus)
-        members = [_membership(consumer) for consumer in dying._consumers]
-        for consumer in dying._consumers:
-            if consumer._client is not None:
-                consumer._client._coordinator._maybe_leave_group = _nothing
+        coordinators = [each._client._coordinator for each in dying._consumers if each._client is not None]
+        for coordinator in coordinators:
+            coordinator._maybe_leave_group = _nothing
         await bus.close()
-        for group, member in filter(None, members):
-            await self._session_runs_out(group, member)
+        for coordinator in coordinators:
+            if coordinator.member_id:
+                await self._session_runs_out(coordinator.group_id, coordinator.member_id)
 
-    async def expel(self, consumer: Consumer) -> bool:
+    async def expel(self, consumer: Consumer) -> None:
+        if membership := _membership(cast(KafkaConsumer, consumer)):
+            await self._session_runs_out(*membership)
+
+    def is_in_group(self, consumer: Consumer) -> bool:
         silent = cast(KafkaConsumer, consumer)
-        membership = _membership(silent)
-        if membership is None or silent._gained is not None:  # it has nothing, or was not told of it yet
-            return False
-        await self._session_runs_out(*membership)
-        return True
+        return silent._gained is None and _membership(silent) is not None
 
     async def _session_runs_out(self, group: str, member: str) -> None:
         client = AIOKafkaClient(bootstrap_servers=self.address)
