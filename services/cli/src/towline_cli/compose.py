@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
+import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,6 +14,7 @@ from towline.bus.open import open_bus
 from towline.delivery.model import Service
 from towline.errors import BadInput
 from towline.host import Host
+from towline.ids import digest_of
 from towline.service import Process
 from towline.store import FolderStore
 from towline.telemetry.log import configure
@@ -72,7 +75,7 @@ async def run(
     bus = await open_bus(settings.bus, partitions=flow.PARTITIONS, kafka=settings.kafka)
     try:
         services = [build(name, settings) for name in names]
-        process = Process(services, bus, listen=address_of(settings.listen), ready=ready)
+        process = Process(services, bus, listen=address_of(settings.listen), ready=ready, member=member_of(settings))
         teller = asyncio.create_task(_tell(process, on_started))
         try:
             await process.run()
@@ -93,6 +96,14 @@ async def _tell(process: Process, on_started: Callable[[str], None]) -> None:
     except BaseException:
         process.stop()  # whoever waits to be told would wait for ever
         raise
+
+
+def member_of(settings: TowlineSettings) -> str:
+    """The process's name within its groups: of a Pod the Pod's, of several processes on a host one for each `data`."""
+    if settings.member:
+        return settings.member
+    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:80]
+    return f"{host}-{digest_of(str(settings.data.resolve()))[:6]}"
 
 
 def address_of(text: str) -> tuple[str, int]:

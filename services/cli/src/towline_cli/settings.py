@@ -20,6 +20,12 @@ class TowlineSettings(BusSettings):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: Path = Field(Path("towline-data"), description="Folder for mirrors, caches and the artifact store.")
+    member: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9._-]{0,100}$",
+        description="Name of this process among those that run the same services; it must stay over restarts. "
+        "By default the host's name, and a digest of the folder `data`.",
+    )
     listen: str = Field(
         "127.0.0.1:8080", description="Address of /healthz, /readyz and /metrics; port 0 takes a free one."
     )

@@ -40,6 +40,7 @@ class Receiver:
 
     async def run(self, source: Source, stopping: asyncio.Event) -> None:
         if self._listen is None:
+            await stopping.wait()
             return
         self._source = source
         app = web.Application(client_max_size=MAX_BYTES)

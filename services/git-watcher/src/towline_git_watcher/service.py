@@ -44,7 +44,7 @@ def build(settings: GitWatcherSettings, host: Host) -> Service[WatcherState]:
     }
 
     def ready() -> str | None:
-        waits = [*(each.waits for each in watches), receiver.waits]
+        waits = [*(each.waits for each in watches if each.runs), receiver.waits]
         return next((each for each in waits if each is not None), None)
 
     return Service(
@@ -67,7 +67,8 @@ def build(settings: GitWatcherSettings, host: Host) -> Service[WatcherState]:
             messages.Landed,
             messages.CandidateLost,
         ),
-        sources=(receiver.run, *(each.run for each in watches)),
+        sources=(receiver.run,),
+        watches=tuple(each.run for each in watches),
         ready=ready,
         close=workers.close,
     )

@@ -31,6 +31,8 @@ class Watch:
     def __init__(self, mirror: Mirror, prepare: Callable[[], Awaitable[None]]) -> None:
         self.waits: str | None = f"the repository {mirror.repo} was not looked at yet"
         """One sentence on why the repository cannot be worked with; None when it can."""
+        self.runs = False
+        """Whether this member watches; else another of the group does, and `waits` says nothing."""
         self._mirror = mirror
         self._prepare = prepare
         self._start = secrets.token_hex(8)
@@ -38,6 +40,13 @@ class Watch:
         self._last: Mapping[str, str] | None = None
 
     async def run(self, source: Source, stopping: asyncio.Event) -> None:
+        self.runs = True
+        try:
+            await self._until(source, stopping)
+        finally:
+            self.runs = False
+
+    async def _until(self, source: Source, stopping: asyncio.Event) -> None:
         prepared, failures = False, 0
         while not stopping.is_set():
             try:

@@ -1,7 +1,8 @@
 """The agent: logs in, follows every Application of the cluster, and lets go of them in order.
 
-It is a source of the service: what it does needs no event, and what it saw enters by `Source.emit`. A merged change is
-a hint that a branch has moved; losing one costs an interval, so it is kept nowhere.
+It is a watch of the service, so one member of the group runs it: what it does needs no event, and what it saw enters
+by `Source.emit`. A merged change is a hint that a branch has moved, for the member that reads it; losing one, when
+another is the agent, costs an interval, so it is kept nowhere.
 """
 
 from __future__ import annotations
@@ -52,9 +53,13 @@ class Agent:
         name = digest_of(str(folder.resolve()))[:12]
         self._renderer = Renderer(limits, size=settings.renderers, kustomize=settings.kustomize, name=name)
         self._following: Following | None = None
-        self._trouble: str | None = "has not logged into the cluster yet"
+        self._runs = False
+        self._trouble: str | None = None
 
     def ready(self) -> str | None:
+        """What it waits for; nothing while another member of the group is the cluster's agent."""
+        if not self._runs:
+            return None
         if self._trouble is not None or self._following is None:
             return self._trouble
         return self._following.trouble()
@@ -68,6 +73,7 @@ class Agent:
 
     async def run(self, source: Source, stopping: asyncio.Event) -> None:
         tries = 0
+        self._runs, self._trouble = True, "has not logged into the cluster yet"
         try:
             while not stopping.is_set():
                 try:
@@ -79,6 +85,7 @@ class Agent:
                     self._trouble = str(error)
                     await _until(stopping, backoff(tries, self._settings.cluster))
         finally:
+            self._runs = False
             await self._renderer.close()
 
     async def _serve(self, source: Source, stopping: asyncio.Event) -> None:

@@ -29,6 +29,6 @@ def build(settings: ReconcilerSettings, host: Host) -> Service[ReconcilerState]:
         decide=decide,
         inbox=(SyncBegan, SyncEnded, HealthSeen, DriftSeen, DriftEnded, ApplicationGone),
         forwards={ChangeMerged: agent.hints},
-        sources=(agent.run,),
+        watches=(agent.run,),
         ready=agent.ready,
     )
