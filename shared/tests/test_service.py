@@ -6,13 +6,16 @@ import asyncio
 import socket
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
-from shared.tests.conftest import Tally
+from shared.tests.conftest import NOW, Tally, Tell, created
 
+from towline import flow
 from towline.bus.sqlite import SqliteBus
-from towline.delivery.model import Service, Source
+from towline.delivery import codec, outage, runtime
+from towline.delivery.model import EffectContext, Envelope, Service, Source
 from towline.errors import BadInput
 from towline.service import Process
 
@@ -38,7 +41,77 @@ async def test_it_is_ready_once_its_services_can_work_and_says_why_not_before(
     assert await get(process, "/readyz") == (200, "ok\n")
     status, metrics = await get(process, "/metrics")
     assert status == 200
-    assert "towline_events_total" in metrics
+    assert 'towline_partitions_assigned{service="notifier"} ' in metrics
+    process.stop()
+    await task
+    await bus.close()
+
+
+async def test_before_it_has_partitions_it_is_alive_and_not_ready(
+    tmp_path: Path, tally: Service[Tally], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, bus = asyncio.Event(), await SqliteBus.open(tmp_path / "bus.db")
+    join = SqliteBus.consumer
+
+    async def later(self: SqliteBus, *arguments: Any, **more: Any) -> Any:
+        await held.wait()
+        return await join(self, *arguments, **more)
+
+    monkeypatch.setattr(SqliteBus, "consumer", later)
+    process = Process([tally], bus, listen=("127.0.0.1", 0))
+    task = asyncio.create_task(process.run(signals=False))
+    while process.address is None:  # noqa: ASYNC110 it listens before it joins
+        await asyncio.sleep(0)
+    assert await get(process, "/healthz") == (200, "ok\n")
+    assert await get(process, "/readyz") == (503, "notifier: has no partitions yet\n")
+    held.set()
+    await process.started()
+    assert await get(process, "/readyz") == (200, "ok\n")
+    process.stop()
+    await task
+    await bus.close()
+
+
+async def test_a_bus_that_is_away_for_long_is_said_until_it_answers(
+    tmp_path: Path, tally: Service[Tally], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = await SqliteBus.open(tmp_path / "bus.db")
+    process = Process([tally], bus, listen=("127.0.0.1", 0))
+    task = asyncio.create_task(process.run(signals=False))
+    await process.started()
+    monkeypatch.setattr(runtime, "AWAY_SECONDS", 0.0)
+    monkeypatch.setattr(outage, "seconds", lambda service: 12.3 if service == "notifier" else 0.0)
+    assert await get(process, "/readyz") == (503, "notifier: the bus has not answered for 12 s\n")
+    assert await get(process, "/healthz") == (200, "ok\n")
+    monkeypatch.undo()
+    assert await get(process, "/readyz") == (200, "ok\n")
+    process.stop()
+    await task
+    await bus.close()
+
+
+async def test_metrics_say_what_is_behind_in_work_and_parked(tmp_path: Path, tally: Service[Tally]) -> None:
+    bus = await SqliteBus.open(tmp_path / "bus.db")
+    await bus.ensure(flow.topics(("notifier",)))
+    never = asyncio.Event()
+
+    async def tell(_: Tell, __: EffectContext) -> None:
+        await never.wait()
+
+    process = Process([replace(tally, effects={Tell: tell})], bus, listen=("127.0.0.1", 0))
+    task = asyncio.create_task(process.run(signals=False))
+    await process.started()
+    for number, (head, repo) in enumerate((("h1", "local/a"), ("h2", "local/b"), ("poison", "local/c"))):
+        arrived = Envelope(created(head, repo), f"e{number}", "/t", NOW, repo, None, None, f"w/{repo}", 1)
+        await bus.publish([codec.encode(arrived, flow.CHANGES.topic)])
+    said = ""
+    async with asyncio.timeout(30):
+        while 'towline_lanes_parked{service="notifier"} 1.0' not in said or "waiting" not in said:
+            said = (await get(process, "/metrics"))[1]
+    assert 'towline_lanes{service="notifier"} 3.0' in said
+    assert 'towline_effects_running{resource="ear",service="notifier"} 2.0' in said
+    assert 'towline_lag_records{service="notifier",topic="towline.changes"} ' in said
+    assert "parked: 1;" in (await get(process, "/readyz"))[1]
     process.stop()
     await task
     await bus.close()

@@ -59,12 +59,15 @@ class Process:
         trace.use_global()
         await self._bus.ensure(flow.topics(runtime.service.name for runtime in self.runtimes))
         server = await self._serve()
+        for runtime in self.runtimes:
+            metrics.watch(runtime.service.name, runtime.observer.standing)
         running = [asyncio.create_task(runtime.run(), name=runtime.service.name) for runtime in self.runtimes]
         try:
             await self._until_stopped(running)
         finally:
             for runtime in self.runtimes:
                 runtime.stop()
+                metrics.unwatch(runtime.service.name)
             results = await asyncio.gather(*running, return_exceptions=True)
             if server is not None:
                 await server.close()
@@ -83,8 +86,7 @@ class Process:
         """What keeps this process from being ready, one sentence each; empty means ready."""
         said = []
         for runtime in self.runtimes:
-            reason = runtime.service.ready() if runtime.started.is_set() else "loads its state"
-            if reason is not None:
+            if (reason := runtime.waits()) is not None:
                 said.append(f"{runtime.service.name}: {reason}")
         if self._ready is not None and (reason := self._ready()) is not None:
             said.append(reason)
@@ -92,7 +94,7 @@ class Process:
 
     def delays(self) -> list[str]:
         """What is outside and tried in vain, one sentence each. It holds up what needs it, and no readiness."""
-        return [f"{runtime.service.name}: {said}" for runtime in self.runtimes for said in runtime.delays]
+        return [f"{runtime.service.name}: {said}" for runtime in self.runtimes for said in runtime.delays()]
 
     async def _until_stopped(self, running: Sequence[asyncio.Task[None]]) -> None:
         stop = asyncio.create_task(self._stop.wait())
@@ -124,4 +126,5 @@ class Process:
         return Page.text("".join(f"{line}\n" for line in lines), status)
 
     async def _metrics(self) -> Page:
+        await asyncio.gather(*(runtime.observer.look() for runtime in self.runtimes))
         return Page(metrics.exposition(), content_type=metrics.CONTENT_TYPE)

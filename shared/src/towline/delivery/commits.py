@@ -73,6 +73,14 @@ class Commits:
     def gap(self) -> int:
         return sum(progress.gap for progress in self._progress.values())
 
+    def oldest(self, now: float) -> float:
+        """Seconds since the oldest unfinished record of all was taken; 0 when there is none."""
+        return max((progress.age(now) for progress in self._progress.values()), default=0.0)
+
+    @property
+    def assignment(self) -> Assignment:
+        return frozenset() if self._consumer is None else self._consumer.assignment
+
     def stir(self) -> None:
         self._stirred.set()
 

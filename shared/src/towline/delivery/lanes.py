@@ -69,6 +69,11 @@ class Lanes(Generic[S]):
     def get(self, key: str) -> Lane[S]:
         return self._lanes.get(key) or Lane(key, self._service.state())
 
+    @property
+    def parked(self) -> int:
+        """How many; counted anew, for who looks now and then."""
+        return sum(lane.parked is not None for lane in self._lanes.values())
+
     def partition_of(self, key: str) -> int:
         return partition_of(key, self._partitions)
 

@@ -26,6 +26,7 @@ from towline.delivery.model import S
 from towline.delivery.outlast import outlast
 from towline.delivery.sources import WATCHES_FROM, Runs, cancelled
 from towline.delivery.timers import Timers
+from towline.telemetry import metrics
 
 log = logging.getLogger(__name__)
 LEAVE_SECONDS = 10.0
@@ -68,6 +69,7 @@ class Membership(Generic[S]):
         if self._lanes.holds(WATCHES_FROM):
             self._watches.begin()
         self.started.set()
+        metrics.rebalance(self._service)
 
     async def revoked(self, lost: Assignment) -> None:
         partitions = {at.partition for at in lost}

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from towline.bus.port import BusDown
+from towline.delivery import outage
 from towline.delivery.retry import backoff
 from towline.telemetry import metrics
 
@@ -26,10 +27,14 @@ async def outlast(service: str, call: Callable[[], Awaitable[T]]) -> T:
     tries = 0
     while True:
         try:
-            return await call()
+            answer = await call()
         except BusDown as error:
             tries += 1
+            outage.failed(service)
             metrics.bus_retry(service)
             if tries == 1:
                 log.warning("the bus does not answer", extra={"service": service, "error": str(error)})
             await asyncio.sleep(backoff(min(tries, _LONGEST_TRIES), service))
+        else:
+            outage.answered(service)
+            return answer

@@ -20,7 +20,7 @@ from typing import Any, Generic
 
 from towline import flow, killpoint
 from towline.bus.port import Bus, BusDown, Consumer, LostAssignment, TopicPartition
-from towline.delivery import codec
+from towline.delivery import codec, outage
 from towline.delivery.commits import Commits
 from towline.delivery.effects import Effects, failed
 from towline.delivery.intake import Intake
@@ -30,6 +30,7 @@ from towline.delivery.membership import Membership
 from towline.delivery.model import Envelope, S, Service, TimerFired
 from towline.delivery.outlast import outlast
 from towline.delivery.sources import Runs, cancelled
+from towline.delivery.standing import Observer
 from towline.delivery.timers import Timers
 from towline.errors import Permanent
 from towline.events.base import Event
@@ -41,6 +42,8 @@ COMMIT_EVERY = 1.0
 SWEEP_EVERY = 60.0
 FOLLOW_EVERY = 5.0
 PAUSE_SECONDS = 1.0
+AWAY_SECONDS = 10.0
+"""The bus may be away for this long before the service says that it is not ready: a broker's restart."""
 DRAIN_SECONDS = 10.0
 CLOSE_SECONDS = 5.0
 _SOURCES_UNTIL, _TURNS_UNTIL, _COMMIT_UNTIL = 0.3, 0.7, 0.9
@@ -91,6 +94,7 @@ class Runtime(Generic[S]):
             self._commits,
             self._watches,
         )
+        self.observer = Observer(name, bus, self._lanes, self._intake, self._effects, self._commits)
         self._stopping = asyncio.Event()
         self._failure: BaseException | None = None
         self.started = self._membership.started
@@ -121,10 +125,19 @@ class Runtime(Generic[S]):
         if self._failure is not None:
             raise self._failure
 
-    @property
+    def waits(self) -> str | None:
+        """What keeps it from working, in one sentence."""
+        if not self.started.is_set():
+            return "loads its state" if self._commits.assignment else "has no partitions yet"
+        if (away := outage.seconds(self.service.name)) >= AWAY_SECONDS:
+            return f"the bus has not answered for {away:.0f} s"
+        return self.service.ready()
+
     def delays(self) -> list[str]:
-        """Why effects are tried again and again."""
-        return self._effects.delays
+        """What of it does not go on: why effects are tried again and again, keys that are parked."""
+        parked = self._lanes.parked
+        said = f"keys that are parked: {parked}; their events wait among the dead letters (`towline dead list`)"
+        return [*self._effects.delays, *([said] if parked else [])]
 
     def stop(self) -> None:
         """Begin to drain; `run` returns when it is done."""
@@ -159,8 +172,11 @@ class Runtime(Generic[S]):
                 records = await consumer.fetch(timeout=FETCH_SECONDS)
             except (LostAssignment, BusDown) as error:
                 log.warning("nothing can be fetched", extra={"service": self.service.name, "error": str(error)})
+                if isinstance(error, BusDown):
+                    outage.failed(self.service.name)
                 await asyncio.sleep(PAUSE_SECONDS)
                 continue
+            outage.answered(self.service.name)
             for record in records:
                 if self._lanes.holds(record.partition):  # else it is read again when its partition is taken again
                     self._intake.accept(record)
