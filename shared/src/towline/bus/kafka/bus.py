@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager, suppress
 from aiokafka import errors
 from aiokafka.admin import AIOKafkaAdminClient
 
-from towline.bus.kafka import groups
+from towline.bus.kafka import groups, peers
 from towline.bus.kafka import topics as topic_admin
 from towline.bus.kafka.connection import Connection
 from towline.bus.kafka.consumer import KafkaConsumer
+from towline.bus.kafka.peers import Peer
 from towline.bus.kafka.producer import Producer
 from towline.bus.kafka.reader import Reader
 from towline.bus.kafka.wanted import Problem
@@ -92,9 +93,12 @@ class KafkaBus:
         on_assigned: OnAssignment | None = None,
         on_revoked: OnAssignment | None = None,
     ) -> KafkaConsumer:
-        for topic in topics:
-            await self._count(topic)
-        consumer = KafkaConsumer(self._connection, group, topics, member, on_assigned, on_revoked)
+        """Raises BadInput, Permanent, BusDown."""
+        counts = {topic: await self._count(topic) for topic in topics}
+        await self._may_join(group)
+        consumer = KafkaConsumer(
+            self._connection, group, topics, member, on_assigned, on_revoked, counts=counts, peers=self._peers
+        )
         await consumer.join()
         self._consumers.append(consumer)
         return consumer
@@ -116,10 +120,9 @@ class KafkaBus:
         return sorted(self._partitions)
 
     async def close(self) -> None:
+        while self._consumers:
+            await self._consumers.pop().close()
         self._closed = True
-        for consumer in self._consumers:
-            await consumer.close()
-        self._consumers.clear()
         await self._producer.close()
         await self._reader.close()
         await self._throw_away_admin()
@@ -142,6 +145,24 @@ class KafkaBus:
         """Commit for a group without members. Raises Permanent when it has one."""
         async with self._connection.answering(_ENSURE_S):
             await groups.commit(self._connection, group, offsets)
+
+    # -- groups ----------------------------------------------------------------------------------------------------
+
+    async def _may_join(self, group: str) -> None:
+        """Said at once, and not by a member that waits for ever."""
+        async with self._administering() as admin:
+            try:
+                await admin.find_coordinator(group)
+            except errors.GroupAuthorizationFailedError:
+                raise Permanent(
+                    f"Kafka at {self._connection.where} does not let this user into group {group}: it needs Read on it"
+                ) from None
+            except errors.BrokerResponseError:
+                pass  # a new cluster has no coordinators yet
+
+    async def _peers(self, group: str) -> Sequence[Peer]:
+        async with self._administering() as admin:
+            return await peers.peers(admin, group)
 
     # -- topics ----------------------------------------------------------------------------------------------------
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
-from aiokafka import AIOKafkaProducer, errors
+from aiokafka import AIOKafkaProducer
 
+from towline.bus.kafka import internals
 from towline.bus.kafka.connection import Connection
 from towline.bus.kafka.topics import MAX_BATCH_BYTES
 from towline.bus.port import BusDown, NewRecord, TooLarge, TopicPartition
@@ -67,7 +68,7 @@ class Producer:
         self._closed = True
         producer, self._producer = self._producer, None
         if producer is not None:
-            await _throw_away(producer)
+            await internals.end_producer(producer)
 
     @asynccontextmanager
     async def _producing(self) -> AsyncIterator[AIOKafkaProducer]:
@@ -79,7 +80,7 @@ class Producer:
         except BusDown:
             if self._producer is producer:
                 self._producer = None
-            await _throw_away(producer)
+            await internals.end_producer(producer)
             raise
 
     async def _started(self) -> AIOKafkaProducer:
@@ -100,26 +101,7 @@ class Producer:
                 try:
                     await producer.start()
                 except BaseException:
-                    await _throw_away(producer)
+                    await internals.end_producer(producer)
                     raise
                 self._producer = producer
             return self._producer
-
-
-async def _throw_away(producer: AIOKafkaProducer) -> None:
-    """End the producer without the flush that `stop` would wait for; whoever still waits on it gets an error.
-
-    Its sender ends with whatever it stumbles over, such as a KeyError for a batch that it would try again and that has
-    failed here: that is no answer to the caller, whom its own error concerns.
-    """
-    sending = producer._sender.sender_task
-    if sending is not None:
-        sending.remove_done_callback(producer._sender._fail_all)  # here it is done, and there for transactions alone
-    producer._message_accumulator.fail_all(errors.KafkaConnectionError("the producer was replaced"))
-    with suppress(Exception, asyncio.CancelledError):
-        async with asyncio.timeout(1.0):
-            await producer._sender.close()
-    with suppress(Exception):
-        async with asyncio.timeout(1.0):
-            await producer.stop()
-    await producer.client.close()

@@ -1,0 +1,47 @@
+"""The only place that reaches into the client's inside: to end what its own `stop` would wait for, and for its id.
+
+`stop` of a producer delivers what it holds, for ever if the cluster is away: a batch whose failure was told already
+would be written late, behind the one that replaced it. `stop` of a consumer may hang on a broker that is silent.
+A test holds the names used here to the installed client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, errors
+
+_CONSUMER_S = 3.0
+_PRODUCER_S = 1.0
+
+
+def member_id(client: AIOKafkaConsumer) -> str:
+    """What the group's coordinator calls it; empty while it is no member. Nothing else says it."""
+    return str(client._coordinator.member_id) if client._coordinator is not None else ""
+
+
+async def end_consumer(client: AIOKafkaConsumer) -> None:
+    with suppress(errors.KafkaError, TimeoutError, OSError):
+        async with asyncio.timeout(_CONSUMER_S):
+            await client.stop()
+    await client._client.close()
+
+
+async def end_producer(producer: AIOKafkaProducer) -> None:
+    """Without the flush; whoever still waits on it gets an error.
+
+    Its sender ends with whatever it stumbles over, such as a KeyError for a batch that it would try again and that has
+    failed here: that is no answer to the caller, whom its own error concerns.
+    """
+    sending = producer._sender.sender_task
+    if sending is not None:
+        sending.remove_done_callback(producer._sender._fail_all)  # here it is done, and there for transactions alone
+    producer._message_accumulator.fail_all(errors.KafkaConnectionError("the producer was replaced"))
+    with suppress(Exception, asyncio.CancelledError):
+        async with asyncio.timeout(_PRODUCER_S):
+            await producer._sender.close()
+    with suppress(Exception):
+        async with asyncio.timeout(_PRODUCER_S):
+            await producer.stop()
+    await producer.client.close()
