@@ -130,6 +130,8 @@ class Case:
             self._feeding.cancel()
             await asyncio.gather(self._feeding, return_exceptions=True)
         for member in self.members:
+            if error is not None and member.running:
+                await self._says_where(member)
             if member.running:
                 member.process.kill()
             await member.process.wait()
@@ -137,7 +139,7 @@ class Case:
         await self.bus.close()
         if error is not None:
             for member in self.members:
-                error.add_note(f"--- {member.log.name}\n{member.said()[-8000:]}")
+                error.add_note(f"--- {member.log.name}\n{member.said()[-20000:]}")
 
     # -- members ------------------------------------------------------------------------------------------------
 
@@ -198,10 +200,14 @@ class Case:
         try:
             return await asyncio.wait_for(member.process.wait(), seconds)
         except TimeoutError:
-            member.signal(signal.SIGUSR1)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(member.process.wait(), SAYS_WITHIN_S)
+            await self._says_where(member)
             raise Broken(f"{member.log.name} did not end within {seconds:.0f} s") from None
+
+    async def _says_where(self, member: Member) -> None:
+        member.signal(signal.SIGCONT)
+        member.signal(signal.SIGUSR1)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(member.process.wait(), SAYS_WITHIN_S)
 
     async def logged(self, what: str, *members: Member) -> None:
         """One of them said so in its log."""

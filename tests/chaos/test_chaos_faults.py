@@ -36,7 +36,7 @@ def test_kills_while_a_big_state_is_loaded(ahead: Ahead, run: Run) -> None:
     ahead.result(run)
 
 
-@pytest.mark.parametrize("run", runs("zombie", faults.zombie, *BOTH), ids=str)
+@pytest.mark.parametrize("run", runs("zombie", faults.zombie, *BOTH, silent_for_s=12.0), ids=str)
 def test_a_member_stopped_for_longer_than_the_session_timeout(ahead: Ahead, run: Run) -> None:
     ahead.result(run)
 
