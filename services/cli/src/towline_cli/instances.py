@@ -85,11 +85,11 @@ async def open_log(config: Path) -> Bus:
     from towline.bus.open import open_bus
 
     url = bus_of(config)
-    kafka = _kafka_of(config) if url.startswith("kafka:") else None
+    kafka = kafka_of(config) if url.startswith("kafka:") else None
     return await open_bus(url, kafka=kafka)
 
 
-def _kafka_of(config: Path) -> KafkaSettings:
+def kafka_of(config: Path) -> KafkaSettings:
     """Only for a bus that needs it: it costs the models, and `status` on SQLite answers without them."""
     from towline.bus.settings import BusSettings
     from towline.settings import PREFIX, load

@@ -37,6 +37,7 @@ class Reader:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="towline-bus-reader")
         self._connection = connect(path)
         self._watch = connect(path)
+        self._watch.execute("PRAGMA busy_timeout=50")  # it is asked on the event loop
         self._topics: dict[str, TopicRow] = {}
         self._closed = False
 

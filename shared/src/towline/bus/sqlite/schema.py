@@ -138,7 +138,7 @@ def explain(path: Path, error: Exception) -> Exception:
     """What an error of SQLite means for the caller: BusDown when it may pass, Permanent when it cannot."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return BusDown(f"the bus file {path} has been locked by another process for over {BUSY_TIMEOUT_S:.0f} s")
+        return BusDown(f"the bus file {path} has been locked by another process for over {BUSY_TIMEOUT_S:g} s")
     if code == sqlite3.SQLITE_FULL:
         return BusDown(f"the disk of the bus file {path} is full: nothing can be published until there is room")
     if code == sqlite3.SQLITE_NOTADB:
