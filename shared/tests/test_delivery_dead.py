@@ -446,3 +446,35 @@ async def test_the_open_letters_of_a_member_are_counted_as_they_come_and_go(stag
     assert counted.count == 2
     await counted.look({0} - held)
     assert counted.count == 0
+
+
+async def test_a_request_that_comes_again_after_all_that_followed_asks_for_nothing(stage: Stage) -> None:
+    """Offsets that are set back bring old requests again: they would release what is parked today."""
+    await stuck(stage)
+    await stage.ask()
+    async with running(stage.bus, stage.new):
+        await until(lambda: _nothing_open(stage))
+        await stage.say("e")
+        await until(lambda: _said(stage, ("a", "b", "poison", "c", "d", "e")))
+    async with running(stage.bus, stage.old):
+        await stage.say("poison2")
+        await until(lambda: _all(stage, 1))
+    consumer = await stage.bus.consumer(stage.name, [flow.inbox_of(stage.name)], member="0")
+    while not consumer.assignment:
+        await consumer.fetch(timeout=0.05)
+    await consumer.commit({at: 0 for at in consumer.assignment if at.partition == partition_of(HOT, flow.PARTITIONS)})
+    await consumer.close()
+    async with running(stage.bus, stage.new):
+        await stage.say("f")
+        await until(lambda: _all(stage, 2))
+    assert await stage.words() == ("a", "b", "poison", "c", "d", "e")
+    assert await stage.parked()
+
+
+async def test_a_request_is_understood_after_its_log_was_moved(stage: Stage) -> None:
+    """A moved log counts its offsets anew: begun too late, the key was released and its letters were left."""
+    await stuck(stage)
+    asked = ReplayRequested(by="ada", since=3, first="elsewhere")
+    await stage.bus.publish([dead.request(stage.name, HOT, asked, cause="moved", now=NOW)])
+    async with running(stage.bus, stage.new):
+        await until(lambda: _said(stage, ("a", "b", "poison", "c", "d")))

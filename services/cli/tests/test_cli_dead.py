@@ -28,7 +28,7 @@ from towline_cli import instances, letters, show
 from towline_cli.dead import Picked, dropping, listing, replaying, showing
 from towline_cli.view import choose
 from towline_cli.view.choose import Wanted
-from towline_cli.view.letters import count_line, moment, short_ids
+from towline_cli.view.letters import count_line, moment, payload_lines, short_ids
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 HOT, COLD = "local/hot", "local/cold"
@@ -261,6 +261,28 @@ async def test_a_wrong_id_gets_the_nearest_right_one(shop: Path) -> None:
         choose.find(there, id[:3])
     with pytest.raises(BadInput, match="there is none at all"):
         choose.find([], id)
+
+
+async def test_a_wrong_key_or_service_gets_the_nearest_right_one(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await stuck(shop)
+    with pytest.raises(BadInput, match="the key 'local/hat' has no dead letters; did you mean local/hot"):
+        await ask(shop, Picked(key="local/hat"))
+    with pytest.raises(BadInput, match="no service 'notifer' on this bus; there are: notifier"):
+        await dropping(shop, Picked(service="notifer"), yes=True, by="ada", reason="all")
+    with pytest.raises(BadInput, match="no service 'x' on this bus; there are: ci-runner, git-watcher"):
+        await listing(shop, Wanted(service="x"), resolved=False, json=False, newer=None, older=None)
+    await listing(shop, Wanted(key="local/hat"), resolved=False, json=False, newer=None, older=None)
+    assert capsys.readouterr().out == "no dead letters like that; there are 4 others: towline dead list\n"
+    assert await ask(shop, Picked(key="z")) == 0
+    assert capsys.readouterr().out == "nothing to replay\n"
+
+
+@pytest.mark.parametrize("value", [b"[" * 600 + b"]" * 600, b"[" * 5000, b"\xff" * 5000, b"", None])
+def test_whatever_a_payload_is_something_is_shown(value: bytes | None) -> None:
+    lines = payload_lines(value)
+    assert bool(lines) == bool(value)
 
 
 async def test_nothing_of_a_letter_reaches_the_terminal_as_a_command(

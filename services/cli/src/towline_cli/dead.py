@@ -26,7 +26,7 @@ from towline.errors import BadInput
 from towline_cli.letters import Found, bytes_of, places_of, read_letters, read_parked
 from towline_cli.show import PARTITIONS, opened
 from towline_cli.view import letters as view
-from towline_cli.view.choose import Wanted, find, milliseconds
+from towline_cli.view.choose import Wanted, find, known_key, known_service, milliseconds
 from towline_cli.view.printable import printable
 
 LOOK_EVERY_S = 0.25
@@ -64,12 +64,17 @@ async def listing(
     )
     async with opened(config) as bus:
         found = await read_letters(bus, PARTITIONS)
+        known_service(wanted.service, found.services)
         chosen = [each for each in found.letters if wanted.takes(each) and (resolved or each.open)]
         parked = await read_parked(bus, places_of(chosen))
     if json:
         _json([view.plain(letter, parked) for letter in chosen])
         return
     short = view.short_ids(found.letters)
+    others = sum(letter.open for letter in found.letters)
+    if not chosen and others:
+        _say(f"no dead letters like that; there are {others} others: towline dead list")
+        return
     _say(*view.list_lines(chosen, parked, short, now_ms), *view.hints(chosen, parked, short))
     _say_unreadable(found)
 
@@ -106,6 +111,7 @@ async def replaying(config: Path, picked: Picked, *, yes: bool, by: str, reason:
         for letter in refused:
             _say(f"{short[letter.id]} was {_was(letter)}")
         if not groups:
+            known_key(picked.key, found.letters)
             _say("nothing to replay" if not refused else "nothing else to replay")
             return 1 if refused else 0
         count = f"{view.counted(len(chosen), 'dead letter')} of {view.counted(len(groups), 'key')}"
@@ -126,7 +132,9 @@ async def dropping(config: Path, picked: Picked, *, yes: bool, by: str, reason: 
         chosen, refused = _open_of(found, picked)
         for letter in refused:
             _say(f"{short[letter.id]} was {_was(letter)}")
-        if chosen and not picked.ids:
+        if not chosen:
+            known_key(picked.key, found.letters)
+        elif not picked.ids:
             _confirm(f"drop {view.counted(len(chosen), 'dead letter')}? The events are never handled.", yes=yes)
         for start in range(0, len(chosen), IDS_TOGETHER):
             await bus.publish(
@@ -157,6 +165,7 @@ def _open_of(found: Found, picked: Picked) -> tuple[list[Letter], list[Letter]]:
         named = {each.id: each for each in (find(found.letters, id) for id in picked.ids)}
         chosen = [letter for letter in found.letters if letter.id in named]
         return [letter for letter in chosen if letter.open], [letter for letter in chosen if not letter.open]
+    known_service(picked.service, found.services)
     wanted = Wanted(picked.service, picked.key)
     return [letter for letter in found.letters if letter.open and wanted.takes(letter)], []
 
@@ -192,11 +201,11 @@ def _requests(groups: Mapping[view.Key, Sequence[Letter]], picked: Picked, *, by
     cause, now = uuid.uuid4().hex, datetime.now(UTC)
     written = []
     for (service, key), letters in groups.items():
-        since = min((letter.offsets[0] for letter in letters), default=0)
+        since, first = min(((letter.offsets[0], letter.id) for letter in letters), default=(0, ""))
         ids = [letter.id for letter in letters] if picked.ids else []
         for number in range(0, max(1, len(ids)), IDS_TOGETHER):
             some = tuple(ids[number : number + IDS_TOGETHER])
-            asked = ReplayRequested(by=by, reason=reason, letters=some, since=since)
+            asked = ReplayRequested(by=by, reason=reason, letters=some, since=since, first=first)
             written.append(request(service, key, asked, cause=f"{cause} {key} {number}", now=now))
     return written
 

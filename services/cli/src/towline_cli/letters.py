@@ -21,6 +21,8 @@ _PARKED = "\x1fparked"
 @dataclass(frozen=True, slots=True)
 class Found:
     letters: Sequence[Letter] = ()
+    services: Collection[str] = ()
+    """Whose topics there are."""
     unreadable: dict[str, int] = field(default_factory=dict)
     """Service → records of its topic that are neither a letter nor say anything of one."""
 
@@ -40,7 +42,9 @@ async def read_letters(bus: Bus, partitions: int) -> Found:
                     folding.feed(record)
     folded = {service: folding.folded() for service, folding in folds.items()}
     letters = [letter for each in folded.values() for letter in each.letters]
-    return Found(letters, {service: each.unreadable for service, each in folded.items() if each.unreadable})
+    return Found(
+        letters, sorted(names), {service: each.unreadable for service, each in folded.items() if each.unreadable}
+    )
 
 
 async def records_at(bus: Bus, at: TopicPartition, start: int = 0) -> AsyncIterator[Record]:

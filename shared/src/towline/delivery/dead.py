@@ -26,6 +26,7 @@ from towline.bus.port import Bus, NewRecord, Record, TopicPartition
 from towline.delivery import codec
 from towline.delivery.lanes import Lanes
 from towline.delivery.letters import (
+    ID,
     Fold,
     Kind,
     Letter,
@@ -103,10 +104,13 @@ class DeadLetters(Generic[S]):
 
     # -- taken up again -----------------------------------------------------------------------------------------------
 
-    async def replay(self, envelope: Envelope, asked: ReplayRequested) -> None:
+    async def replay(self, record: Record, envelope: Envelope, asked: ReplayRequested) -> None:
         """Take up the letters of one key that are still open; a parked key only as a whole."""
         key = envelope.key
-        if asked.letters and self._lanes.get(key).parked is not None:
+        lane = self._lanes.get(key)
+        if record.offset < lane.cursor.positions.get(record.topic, 0):
+            return  # it was worked off: the group's offsets were set back
+        if asked.letters and lane.parked is not None:
             log.warning("not replayed: the key is parked and is released as a whole", extra={"key": key})
             return
         letters = [letter for letter in await self._open(key, asked) if letter.whole_key]
@@ -114,7 +118,7 @@ class DeadLetters(Generic[S]):
             if await self._try(letter, asked) is Kind.UNDECIDED:
                 return
         if len(letters) > MOST_TOGETHER:
-            await self._ask_for_the_rest(envelope, asked, since=letters[MOST_TOGETHER].offsets[0])
+            await self._ask_for_the_rest(envelope, asked, letters[MOST_TOGETHER])
         elif self._lanes.get(key).parked is not None:
             await self._lanes.release(key)
             log.info("a key is released", extra={"key": key, "by": asked.by})
@@ -123,13 +127,17 @@ class DeadLetters(Generic[S]):
         """The key's open letters, to the end of the log; nothing of their bytes is kept."""
         at = TopicPartition(self._topic, self._lanes.partition_of(key))
         folding = Fold(self._service)
-        position = asked.since
+        position = asked.since if await self._stands_at(at, asked) else 0
         while records := await self._read(at, position, 1000):
             for record in records:
                 if record.key == key:
                     folding.feed(record)
             position = records[-1].offset + 1
         return [letter for letter in folding.open() if not asked.letters or letter.id in asked.letters]
+
+    async def _stands_at(self, at: TopicPartition, asked: ReplayRequested) -> bool:
+        records = await self._read(at, asked.since, 1)
+        return bool(records) and records[0].headers.get(ID) == asked.first.encode()
 
     async def _read(self, at: TopicPartition, start: int, limit: int) -> Sequence[Record]:
         return await outlast(self._service, lambda: self._bus.read(at, start=start, limit=limit))
@@ -159,8 +167,8 @@ class DeadLetters(Generic[S]):
         await self._write(failed_record(self._topic, trial.letter, kind=kind, reason=reason, version=_version()))
         log.error("a dead letter failed again", extra={"letter": trial.letter.id, "reason": reason})
 
-    async def _ask_for_the_rest(self, envelope: Envelope, asked: ReplayRequested, *, since: int) -> None:
-        asked = asked.model_copy(update={"since": since})
+    async def _ask_for_the_rest(self, envelope: Envelope, asked: ReplayRequested, first: Letter) -> None:
+        asked = asked.model_copy(update={"since": first.offsets[0], "first": first.id})
         await self._write(request(self._service, envelope.key, asked, cause=envelope.id, now=envelope.time))
 
 

@@ -188,7 +188,7 @@ class Intake(Generic[S]):
     def _rest(self, record: Record, envelope: Envelope, change: str | None) -> Rest | None:
         if isinstance(envelope.event, ReplayRequested):
             asked = record.topic == self._inbox and not self._dead.is_replayed(record)
-            return partial(self._dead.replay, envelope, envelope.event) if asked else None
+            return partial(self._dead.replay, record, envelope, envelope.event) if asked else None
         forward = self._service.forwards.get(type(envelope.event)) if record.topic != self._inbox else None
         if forward is not None:
             return partial(self._forward, record, envelope, forward)

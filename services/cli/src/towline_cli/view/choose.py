@@ -57,15 +57,34 @@ def find(letters: Sequence[Letter], prefix: str) -> Letter:
     raise BadInput(f"there is no dead letter {prefix!r}{_nearest(letters, asked, short)}")
 
 
-def _nearest(letters: Sequence[Letter], asked: str, short: dict[str, str]) -> str:
+def known_service(service: str | None, services: Iterable[str]) -> None:
+    """Raises BadInput with the nearest for a service that has no dead letters' topic."""
+    there = sorted(services)
+    if service is not None and service not in there:
+        near = _close(service, there) or there
+        raise BadInput(f"there is no service {service!r} on this bus; there are: {', '.join(near) or 'none'}")
+
+
+def known_key(key: str | None, letters: Iterable[Letter]) -> None:
+    """Raises BadInput for a key that no letter has, where one that has some is called much the same."""
+    there = {letter.key for letter in letters}
+    if key is not None and key not in there and (near := _close(key, sorted(there))):
+        raise BadInput(f"the key {key!r} has no dead letters; did you mean {', '.join(near)}?")
+
+
+def _close(word: str, words: Sequence[str]) -> list[str]:
     import difflib
 
+    return difflib.get_close_matches(word, words, n=3, cutoff=0.6)
+
+
+def _nearest(letters: Sequence[Letter], asked: str, short: dict[str, str]) -> str:
     if not letters:
         return ": there is none at all"
     if len(asked) < SHORTEST_PREFIX:
         return f"; give {SHORTEST_PREFIX} or more characters of an id"
     beginnings = {letter.id[: max(len(asked), SHORTEST_PREFIX)]: letter for letter in letters}
-    near = [beginnings[each] for each in difflib.get_close_matches(asked, beginnings, n=3, cutoff=0.5)]
+    near = [beginnings[each] for each in _close(asked, list(beginnings))]
     return f"; did you mean {_named(near, short)}?" if near else "; `towline dead list --all` has them all"
 
 

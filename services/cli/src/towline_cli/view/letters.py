@@ -110,7 +110,7 @@ def payload_lines(value: bytes | None) -> list[str]:
         return []
     try:
         return orjson.dumps(orjson.loads(value), option=orjson.OPT_INDENT_2).decode().split("\n")
-    except orjson.JSONDecodeError:
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # the latter for what is nested too deeply to lay out
         pass
     start, rest = value[:MOST_BYTES], len(value) - MOST_BYTES
     more = [f"… {rest} bytes more; --raw writes all of them"] if rest > 0 else []
