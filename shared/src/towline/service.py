@@ -19,6 +19,7 @@ from towline import flow
 from towline.bus.port import Bus
 from towline.delivery.model import Service
 from towline.delivery.runtime import Runtime
+from towline.delivery.watchdog import Watchdog
 from towline.errors import BadInput
 from towline.telemetry import metrics, trace
 from towline.telemetry.endpoint import Endpoint, Page
@@ -37,16 +38,18 @@ class Process:
         listen: tuple[str, int] | None = None,
         ready: Callable[[], str | None] | None = None,
         member: str = "0",
+        watchdog: bool = False,
     ) -> None:
         """`ready` says what the process waits for besides its services, None for nothing.
 
         `member` names it among the processes that run the same services; each needs a name of its own, kept over
-        its restarts.
+        its restarts. `watchdog` ends the process when it stops to work (see delivery.watchdog).
         """
         self._bus = bus
         self._listen = listen
         self._ready = ready
         self.runtimes = [Runtime(service, bus, member=member) for service in services]
+        self._watchdog = Watchdog(self.runtimes) if watchdog else None
         self._stop = asyncio.Event()
         self.address: tuple[str, int] | None = None
         """Where health and metrics are served, once started."""
@@ -61,6 +64,7 @@ class Process:
         server = await self._serve()
         for runtime in self.runtimes:
             metrics.watch(runtime.service.name, runtime.observer.standing)
+        watching = asyncio.create_task(self._watchdog.run()) if self._watchdog is not None else None
         running = [asyncio.create_task(runtime.run(), name=runtime.service.name) for runtime in self.runtimes]
         try:
             await self._until_stopped(running)
@@ -69,6 +73,8 @@ class Process:
                 runtime.stop()
                 metrics.unwatch(runtime.service.name)
             results = await asyncio.gather(*running, return_exceptions=True)
+            if watching is not None:
+                watching.cancel()
             if server is not None:
                 await server.close()
         for result in results:

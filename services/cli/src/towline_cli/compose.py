@@ -75,7 +75,14 @@ async def run(
     bus = await open_bus(settings.bus, partitions=flow.PARTITIONS, kafka=settings.kafka)
     try:
         services = [build(name, settings) for name in names]
-        process = Process(services, bus, listen=address_of(settings.listen), ready=ready, member=member_of(settings))
+        process = Process(
+            services,
+            bus,
+            listen=address_of(settings.listen),
+            ready=ready,
+            member=member_of(settings),
+            watchdog=True,
+        )
         teller = asyncio.create_task(_tell(process, on_started))
         try:
             await process.run()

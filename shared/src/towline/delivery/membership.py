@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Generic
 
 from towline.bus.port import Assignment, BusDown, Consumer, LostAssignment, TopicPartition
@@ -57,6 +57,8 @@ class Membership(Generic[S]):
         self._watches = watches
         self._consumer: Consumer | None = None
         self._giving_up: dict[int, asyncio.Task[None]] = {}
+        self.changing = False
+        """Partitions are coming or going just now."""
         self.started = asyncio.Event()
         """Set once the state of the first assignment is loaded."""
 
@@ -65,13 +67,26 @@ class Membership(Generic[S]):
 
     async def assigned(self, gained: Assignment) -> None:
         """Raises LostAssignment, BusDown; then the bus tells it again."""
-        await asyncio.gather(*(self._take(partition) for partition in sorted({at.partition for at in gained})))
+        with self._change():
+            await asyncio.gather(*(self._take(partition) for partition in sorted({at.partition for at in gained})))
         if self._lanes.holds(WATCHES_FROM):
             self._watches.begin()
         self.started.set()
         metrics.rebalance(self._service)
 
     async def revoked(self, lost: Assignment) -> None:
+        with self._change():
+            await self._leave(lost)
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        self.changing = True
+        try:
+            yield
+        finally:
+            self.changing = False
+
+    async def _leave(self, lost: Assignment) -> None:
         partitions = {at.partition for at in lost}
         deadline = asyncio.get_running_loop().time() + LEAVE_SECONDS
         await cancelled([task for partition, task in self._giving_up.items() if partition in partitions])

@@ -20,3 +20,8 @@ def seconds(service: str) -> float:
     """0 while the bus answers."""
     began = _since.get(service)
     return 0.0 if began is None else max(0.0, asyncio.get_running_loop().time() - began)
+
+
+def is_on(service: str) -> bool:
+    """Whether the bus does not answer; may be asked from any thread."""
+    return service in _since

@@ -31,7 +31,9 @@ from towline.delivery.model import Envelope, S, Service, TimerFired
 from towline.delivery.outlast import outlast
 from towline.delivery.sources import Runs, cancelled
 from towline.delivery.standing import Observer
+from towline.delivery.stranded import Stranded
 from towline.delivery.timers import Timers
+from towline.delivery.watchdog import Signs
 from towline.errors import Permanent
 from towline.events.base import Event
 
@@ -95,6 +97,9 @@ class Runtime(Generic[S]):
             self._watches,
         )
         self.observer = Observer(name, bus, self._lanes, self._intake, self._effects, self._commits)
+        self._stranded = Stranded(bus, self._topics, partitions)
+        self._polls: int | None = None
+        """Fetches that ended; None while nothing is fetched."""
         self._stopping = asyncio.Event()
         self._failure: BaseException | None = None
         self.started = self._membership.started
@@ -115,7 +120,13 @@ class Runtime(Generic[S]):
         self._membership.follow(consumer)
         parts = [
             self._part(work)
-            for work in (self._consume(consumer), self._commit_regularly(), self._timers.run(), self._follow())
+            for work in (
+                self._consume(consumer),
+                self._commit_regularly(),
+                self._timers.run(),
+                self._follow(),
+                self._stranded.look_on(consumer),
+            )
         ]
         self._receivers.begin()
         try:
@@ -138,6 +149,16 @@ class Runtime(Generic[S]):
         parked = self._lanes.parked
         said = f"keys that are parked: {parked}; their events wait among the dead letters (`towline dead list`)"
         return [*self._effects.delays, *([said] if parked else [])]
+
+    @property
+    def name(self) -> str:
+        return self.service.name
+
+    def signs(self) -> Signs | None:
+        """For the watchdog, from its thread."""
+        if self._polls is None:
+            return None
+        return Signs(self._polls, self._membership.changing, outage.is_on(self.name), self._stranded.is_stranded)
 
     def stop(self) -> None:
         """Begin to drain; `run` returns when it is done."""
@@ -167,7 +188,9 @@ class Runtime(Generic[S]):
         )
 
     async def _consume(self, consumer: Consumer) -> None:
+        self._polls = 0
         while True:
+            self._polls += 1
             try:
                 records = await consumer.fetch(timeout=FETCH_SECONDS)
             except (LostAssignment, BusDown) as error:
