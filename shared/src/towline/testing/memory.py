@@ -365,14 +365,18 @@ class MemoryConsumer:
         return True
 
     async def _give_up(self) -> None:
-        """Its assignment stands until it was told of the loss, so that it can still commit."""
+        """Its assignment stands until it was told of the loss, to commit in it; cancelled, it is told again."""
         self._generation = None
         try:
             if self._assignment and self._on_revoked is not None:
                 await self._on_revoked(self._assignment)
-        finally:
-            self._positions = {}
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
             self._assignment = frozenset()
+            raise
+        self._positions = {}
+        self._assignment = frozenset()
 
     async def _take_over(self, group: MemoryGroup, generation: int) -> None:
         gained = group.share(self, {name: self._log.topic(name).partitions for name in self.topics})
