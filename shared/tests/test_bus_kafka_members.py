@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -11,6 +12,7 @@ from aiokafka.producer.message_accumulator import MessageAccumulator
 from aiokafka.producer.sender import Sender
 
 from towline.bus.kafka.alignment import whole
+from towline.bus.kafka.client_log import LOGGERS, Calm
 from towline.bus.kafka.peers import Peer, check_name
 from towline.bus.port import Assignment, TopicPartition
 from towline.errors import BadInput
@@ -57,3 +59,28 @@ def test_the_installed_client_has_the_inside_that_is_reached_into() -> None:
     assert callable(MessageAccumulator.fail_all)
     assert callable(Sender._fail_all)
     assert isinstance(Sender.sender_task, property)
+
+
+def test_an_outage_is_no_flood_of_the_clients_lines() -> None:
+    """It says several things ten times a second."""
+    now = [0.0]
+    calm = Calm(lambda: now[0])
+    line = logging.LogRecord("aiokafka", logging.ERROR, "client.py", 435, "Unable connect to node", None, None)
+    other = logging.LogRecord("aiokafka", logging.ERROR, "client.py", 325, "Unable to update metadata", None, None)
+
+    said = []
+    for tick in range(1200):
+        now[0] = tick / 10
+        said += [each.lineno for each in (line, other) if calm.filter(each)]
+
+    assert said == [435, 325] * 2
+
+
+def test_every_logger_of_the_installed_client_that_speaks_in_an_outage_is_calmed() -> None:
+    known = {name for name in logging.root.manager.loggerDict if name == "aiokafka" or name.startswith("aiokafka.")}
+    spoken = {name for name in known if not name.startswith(("aiokafka.coordinator", "aiokafka.cluster"))}
+
+    assert set(LOGGERS) <= known
+    assert {name for name in spoken if any(isinstance(each, Calm) for each in logging.getLogger(name).filters)} == set(
+        LOGGERS
+    )

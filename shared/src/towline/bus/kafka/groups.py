@@ -16,6 +16,11 @@ from towline.errors import Permanent
 
 T = TypeVar("T")
 _AGAIN_S = 0.2
+_NOT_YET = (
+    errors.GroupCoordinatorNotAvailableError,
+    errors.GroupLoadInProgressError,
+    errors.NotCoordinatorForGroupError,
+)
 
 
 async def members(admin: AIOKafkaAdminClient, group: str) -> list[str]:
@@ -34,6 +39,7 @@ async def members(admin: AIOKafkaAdminClient, group: str) -> list[str]:
 
 
 async def offsets(admin: AIOKafkaAdminClient, group: str) -> dict[TopicPartition, int]:
+    await members(admin, group)  # the client takes a coordinator that is not ready for one that knows no offsets
     found = await _coordinated(lambda: admin.list_consumer_group_offsets(group))
     return {TopicPartition(*at): each.offset for at, each in found.items() if each.offset >= 0}
 
@@ -59,5 +65,5 @@ async def _coordinated(ask: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             return await ask()
-        except (errors.GroupCoordinatorNotAvailableError, errors.NotCoordinatorForGroupError):
+        except _NOT_YET:
             await asyncio.sleep(_AGAIN_S)

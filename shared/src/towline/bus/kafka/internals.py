@@ -8,7 +8,8 @@ A test holds the names used here to the installed client.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Coroutine
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, errors
 
@@ -22,10 +23,8 @@ def member_id(client: AIOKafkaConsumer) -> str:
 
 
 async def end_consumer(client: AIOKafkaConsumer) -> None:
-    with suppress(errors.KafkaError, TimeoutError, OSError):
-        async with asyncio.timeout(_CONSUMER_S):
-            await client.stop()
-    await client._client.close()
+    await _ended(client.stop(), _CONSUMER_S)
+    await _ended(client._client.close(), _CONSUMER_S)
 
 
 async def end_producer(producer: AIOKafkaProducer) -> None:
@@ -38,10 +37,18 @@ async def end_producer(producer: AIOKafkaProducer) -> None:
     if sending is not None:
         sending.remove_done_callback(producer._sender._fail_all)  # here it is done, and there for transactions alone
     producer._message_accumulator.fail_all(errors.KafkaConnectionError("the producer was replaced"))
-    with suppress(Exception, asyncio.CancelledError):
-        async with asyncio.timeout(_PRODUCER_S):
-            await producer._sender.close()
-    with suppress(Exception):
-        async with asyncio.timeout(_PRODUCER_S):
-            await producer.stop()
-    await producer.client.close()
+    await _ended(producer._sender.close(), _PRODUCER_S)
+    await _ended(producer.stop(), _PRODUCER_S)
+    await _ended(producer.client.close(), _PRODUCER_S)
+
+
+async def _ended(ending: Coroutine[Any, Any, None], seconds: float) -> None:
+    """Let it end, in a task of its own: the client cancels parts of itself and lets the CancelledError out, which in
+    the caller's task would look like the caller's own end. What else it ends with is nobody's."""
+    task = asyncio.ensure_future(ending)
+    await asyncio.wait((task,), timeout=seconds)
+    if not task.done():
+        task.cancel()
+        await asyncio.wait((task,), timeout=seconds)
+    if task.done() and not task.cancelled():
+        task.exception()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import ssl
 from pathlib import Path
@@ -13,16 +12,6 @@ from aiokafka.abc import AbstractTokenProvider
 from towline.bus.kafka.token import EndpointToken, FileToken
 from towline.bus.settings import KafkaSettings, SaslSettings, TlsSettings
 from towline.errors import BadInput
-
-
-class _NoLogins(logging.Filter):
-    """At level debug the client writes out each request, and a login is one of them."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno > logging.DEBUG
-
-
-logging.getLogger("aiokafka.conn").addFilter(_NoLogins())
 
 
 class Login:

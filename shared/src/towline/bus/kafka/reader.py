@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import aiokafka
-from aiokafka import AIOKafkaConsumer, errors
+from aiokafka import AIOKafkaConsumer
 
 from towline.bus.foreign import portable
+from towline.bus.kafka import internals
 from towline.bus.kafka.connection import Connection
 from towline.bus.port import BusDown, Record, TopicPartition
 
@@ -88,7 +89,7 @@ class Reader:
                 try:
                     await consumer.start()
                 except BaseException:
-                    await _stop(consumer)
+                    await internals.end_consumer(consumer)
                     raise
                 self._consumer, self._placed = consumer, None
             return self._consumer
@@ -96,10 +97,4 @@ class Reader:
     async def _throw_away(self, consumer: AIOKafkaConsumer | None) -> None:
         if consumer is not None and consumer is self._consumer:
             self._consumer = None
-            await _stop(consumer)
-
-
-async def _stop(consumer: AIOKafkaConsumer) -> None:
-    with suppress(errors.KafkaError, TimeoutError, OSError):
-        async with asyncio.timeout(2.0):
-            await consumer.stop()
+            await internals.end_consumer(consumer)
