@@ -388,7 +388,7 @@ async def test_a_request_that_was_given_up_asks_for_nothing(stage: Stage) -> Non
         await until(lambda: _all(stage, 1))
         [letter] = (await stage.letters()).letters
         whole = replace(asked, topic=flow.dead_of(stage.name), partition=letter.partition)
-        said = {letters.ID: b"0" * 16, letters.ORIGIN: b"t/0/1", letters.WRITTEN: b"1"}
+        said = {letters.ID: b"0" * 16, letters.ORIGIN: f"t/{letter.partition}/1".encode(), letters.WRITTEN: b"1"}
         await stage.bus.publish([replace(whole, headers={**asked.headers, **said})])
         await stage.ask()
         await until(lambda: _times(stage, [2]))
@@ -478,3 +478,16 @@ async def test_a_request_is_understood_after_its_log_was_moved(stage: Stage) -> 
     await stage.bus.publish([dead.request(stage.name, HOT, asked, cause="moved", now=NOW)])
     async with running(stage.bus, stage.new):
         await until(lambda: _said(stage, ("a", "b", "poison", "c", "d")))
+
+
+async def test_an_event_in_a_partition_of_other_keys_is_a_letter(stage: Stage) -> None:
+    """Its lane may be another member's: nobody could decide it, and its partition would wait for ever."""
+    wrong = partition_of(COLD, flow.PARTITIONS)
+    said = codec.encode(Envelope(Word(word="lost"), "e", "/t", NOW, HOT), flow.inbox_of(stage.name))
+    async with running(stage.bus, stage.old):
+        await stage.bus.publish([replace(said, partition=wrong)])
+        await stage.say("a", key=COLD)
+        await until(lambda: _said(stage, ("a",), COLD))
+        await until(lambda: _all(stage, 1))
+    assert "does not belong" in (await stage.letters()).letters[0].reason
+    assert await stage.words() == ()

@@ -172,8 +172,7 @@ class Intake(Generic[S]):
         except Undecodable as error:
             return partial(self._dead.bury, record, str(error), Kind.UNDECODABLE)
         event = envelope.event
-        if event.type not in self._types:
-            reason = f"this version of {self._name} takes no event of type {event.type!r}"
+        if (reason := self._misplaced(record, event)) is not None:
             return partial(self._dead.bury, record, reason, Kind.UNDECODABLE)
         change = getattr(event, "change", None)
         about = logs.bound(service=self._name, event=envelope.id, change=change, traceparent=envelope.traceparent)
@@ -184,6 +183,14 @@ class Intake(Generic[S]):
             metrics.event(self._name, type(event).type, time.perf_counter() - began)
             return None
         return partial(self._finish, rest, about, type(event).type, began)
+
+    def _misplaced(self, record: Record, event: Event) -> str | None:
+        """Why this is an event, and none for here."""
+        if event.type not in self._types:
+            return f"this version of {self._name} takes no event of type {event.type!r}"
+        if record.partition != self._lanes.partition_of(record.key):  # the lane may be another member's
+            return "the record stands in a partition where its key does not belong"
+        return None
 
     def _rest(self, record: Record, envelope: Envelope, change: str | None) -> Rest | None:
         if isinstance(envelope.event, ReplayRequested):
