@@ -57,12 +57,7 @@ def read_lines(file: IO[bytes], name: str) -> Iterator[Item]:
     while True:
         number += 1
         where = Location(name, number)
-        try:
-            line = file.readline(_LONGEST_LINE)
-        except _CUT as error:
-            raise BadInput(f"the packed file is cut or damaged here ({error}): fetch it again", at=where) from None
-        except OSError as error:
-            raise BadInput(f"cannot be read: {error.strerror or error}", at=where) from None
+        line = _read(file, _LONGEST_LINE, where)
         if not line.endswith(b"\n"):
             raise BadInput(_cut_message(line, number), at=where)
         body = line[_BODY_AT:-1]
@@ -76,9 +71,18 @@ def read_lines(file: IO[bytes], name: str) -> Iterator[Item]:
         at = item.at if isinstance(item, Begin) else None if isinstance(item, End) else at
         yield item
         if isinstance(item, Tail):
-            if file.read(1):
+            if _read(file, 1, where):
                 raise BadInput("something follows behind the tail: expected the end of the file", at=where)
             return
+
+
+def _read(file: IO[bytes], most: int, where: Location) -> bytes:
+    try:
+        return file.readline(most)
+    except _CUT as error:
+        raise BadInput(f"the packed file is cut or damaged here ({error}): fetch it again", at=where) from None
+    except OSError as error:
+        raise BadInput(f"cannot be read: {error.strerror or error}", at=where) from None
 
 
 @contextmanager
