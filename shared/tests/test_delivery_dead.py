@@ -29,6 +29,7 @@ from towline.delivery.open_letters import OpenLetters
 from towline.events import ChangeCreated, Event
 from towline.testing import running
 
+pytestmark = pytest.mark.whole_service
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 HOT, COLD = "local/hot", "local/cold"
 

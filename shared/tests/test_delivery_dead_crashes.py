@@ -16,6 +16,7 @@ from towline.delivery.runtime import Runtime
 from towline.testing import virtual
 from towline.testing.memory import MemoryBus, MemoryLog
 
+pytestmark = pytest.mark.whole_service
 NAME = "dead-crashes"
 SAID = ("a", "poison", "b", "c")
 STEPS = 120

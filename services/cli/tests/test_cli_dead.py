@@ -30,6 +30,7 @@ from towline_cli.view import choose
 from towline_cli.view.choose import Wanted
 from towline_cli.view.letters import count_line, moment, payload_lines, short_ids
 
+pytestmark = pytest.mark.whole_service
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 HOT, COLD = "local/hot", "local/cold"
 
