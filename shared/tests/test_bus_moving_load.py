@@ -148,7 +148,7 @@ async def test_a_snapshot_is_of_one_moment_however_the_log_goes_on(tmp_path: Pat
     bus = await source(tmp_path / "old.db")
     before = [item async for item in items(tmp_path / "old.db")]
     snapshot = Snapshot(tmp_path / "old.db", NOW_MS)
-    exported = []
+    exported: list[Item] = []
     async for item in items_of(snapshot, [FACTS, STATE], ["readers", "others"]):
         if len(exported) in (1, 500):
             await bus.publish([NewRecord("b.state", f"k{n % 7}", b"new", {}, n % 2) for n in range(99)])
