@@ -114,7 +114,7 @@ class Case:
         self.members: list[Member] = []
         self.bus: Bus
         self._feeding: asyncio.Task[None] | None = None
-        self._sequences: defaultdict[str, int] = defaultdict(int)
+        self._far_ahead = asyncio.Event()
         self._results: set[tuple[str, str]] = set()
         self._read: dict[TopicPartition, int] = {}
 
@@ -267,6 +267,14 @@ class Case:
             lambda: f"{len(self.ledger.applied)} of {count} effects were applied",
         )
 
+    async def far_ahead(self) -> None:
+        """So much was fed, and decided, that members have more to do outside than they do at once."""
+        await self._patiently(self._get_far_ahead(), lambda: "feeding did not get ahead")
+
+    async def _get_far_ahead(self) -> None:
+        await self._far_ahead.wait()
+        await self._look_for({(key, thing) for key, things in self.fed.items() for thing in things})
+
     async def held(self, count: int) -> None:
         """So many puts wait in vain for their answer."""
         await self._patiently(
@@ -298,7 +306,10 @@ class Case:
                     await outlast(self.name, lambda records=records: self.bus.publish(records))  # type: ignore[misc]
                 self.fed[key] += [f"{FACT} {n}", *([f"{ASKED} {n // 2}"] if n % 2 == 0 else [])]
                 given += len(records)
+                if given - len(self.ledger.applied) >= self.window:
+                    self._far_ahead.set()
                 await self.ledger.until(lambda given=given: given - len(self.ledger.applied) < self.window)  # type: ignore[misc]
+        self._far_ahead.set()
 
     def _number(self, key: str, n: int) -> NewRecord:
         event = Number(key=key, n=n, poison=(key, n) in self.poisoned, pad=self.pad)

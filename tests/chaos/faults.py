@@ -7,6 +7,7 @@ killed: the runtime's own (`killpoint`) and the calls of the bus port around the
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -70,22 +71,31 @@ def killed_at(step: Step) -> Fault:
     return fault
 
 
-async def zombie(case: Case) -> None:
-    """SIGSTOP for longer than the session timeout: the other takes over, and who comes back changes nothing."""
+async def zombie(case: Case, *, in_hand: bool | None = None) -> None:
+    """SIGSTOP for longer than the session timeout: the other takes over, and who comes back changes nothing.
+
+    By the seed, or as told, it has effects in hand that wait for their turn; it comes back at once or when the other is
+    well on.
+    """
     a, b = await case.start("a"), await case.start("b")
     case.feed()
     await case.applied(case.somewhere())
     sleeper, other = case.draw.sample((a, b), 2)
+    if case.draw.random() < 0.7 if in_hand is None else in_hand:
+        case.ledger.answering.clear()
+        await case.held(1)
+        await case.far_ahead()
     noted = len(case.ledger.notes)
     await _stopped(case, sleeper)
     await case.noted(f"{other.name} assign done", since=noted)
-    if case.draw.random() < 0.5:
+    if case.ledger.answering.is_set() and case.draw.random() < 0.5:
         await case.applied(case.somewhere())
-    awake = case.ledger.mark()
+    awake = time.monotonic()
     sleeper.signal(signal.SIGCONT)
+    case.ledger.answering.set()
     await case.all_said()
-    if said := case.ledger.changed_by(sleeper.process.pid, awake, until=f"{sleeper.name} assign"):
-        raise Broken(f"a zombie changed the ledger before it had its partitions anew: {said}")
+    if said := case.ledger.begun_by(sleeper.process.pid, awake, until=f"{sleeper.name} assign"):
+        raise Broken(f"a zombie began effects before it had its partitions anew: {said}")
     await case.quiet(a, b)
 
 
@@ -94,7 +104,6 @@ async def _stopped(case: Case, member: Member) -> None:
     member.signal(signal.SIGSTOP)
     while case.file_is_held():
         member.signal(signal.SIGCONT)
-        await case.applied(len(case.ledger.applied) + 1)
         member.signal(signal.SIGSTOP)
 
 

@@ -25,8 +25,8 @@ class Attempt:
     thing: str
     member: str
     pid: int
-    at: float
-    """Seconds of the test's steady clock."""
+    began: float
+    """When the member began the effect, in seconds of the host's steady clock."""
     applied: bool
 
 
@@ -42,6 +42,7 @@ class Ledger:
     def __post_init__(self) -> None:
         self._noted_after: list[int] = []
         """For each note the attempts there were."""
+        self._noted_at: list[float] = []
         self.answering = asyncio.Event()
         """While cleared, puts are applied and not answered: effects are slow."""
         self.answering.set()
@@ -59,16 +60,14 @@ class Ledger:
         """Puts that wait for their answer."""
         return self._held
 
-    def mark(self) -> tuple[int, int]:
-        """This moment, for `changed_by`."""
-        return len(self.attempts), len(self.notes)
+    def begun_by(self, pid: int, since: float, *, until: str) -> list[Attempt]:
+        """What this process began after a moment of the steady clock, and put here before it noted `until`.
 
-    def changed_by(self, pid: int, since: tuple[int, int], *, until: str) -> list[Attempt]:
-        """What this process applied after a moment and before it noted `until`."""
-        attempts, notes = since
-        later = [index for index in range(notes, len(self.notes)) if self.notes[index] == until]
-        end = self._noted_after[later[0]] if later else len(self.attempts)
-        return [each for each in self.attempts[attempts:end] if each.applied and each.pid == pid]
+        What it had begun before is a call under way: nobody can take that back, and its condition makes it harmless.
+        """
+        later = (index for index, note in enumerate(self.notes) if note == until and self._noted_at[index] > since)
+        end = self._noted_after[index] if (index := next(later, None)) is not None else len(self.attempts)
+        return [each for each in self.attempts[:end] if each.pid == pid and each.began > since]
 
     async def open(self) -> None:
         app = web.Application()
@@ -94,11 +93,8 @@ class Ledger:
         asked = await request.json()
         new = asked["id"] not in self._ids or asked["unconditional"]
         self._ids.add(asked["id"])
-        self.attempts.append(
-            Attempt(
-                asked["id"], asked["key"], asked["thing"], asked["member"], asked["pid"], time.monotonic(), applied=new
-            )
-        )
+        told = {name: asked[name] for name in ("id", "key", "thing", "member", "pid", "began")}
+        self.attempts.append(Attempt(**told, applied=new))
         self._held += 1
         self._changed.set()
         await self.answering.wait()
@@ -108,6 +104,7 @@ class Ledger:
     async def _note(self, request: web.Request) -> web.Response:
         self.notes.append(await request.text())
         self._noted_after.append(len(self.attempts))
+        self._noted_at.append(time.monotonic())
         self._changed.set()
         return web.Response()
 
@@ -128,7 +125,8 @@ class Client:
         await self._session.close()
 
     async def put(self, id: str, key: str, thing: str, *, unconditional: bool = False) -> str:
-        asked = {**self._who, "id": id, "key": key, "thing": thing, "unconditional": unconditional}
+        effect = {"id": id, "key": key, "thing": thing, "unconditional": unconditional}
+        asked = {**self._who, **effect, "began": time.monotonic()}
         async with self._session.post("http://ledger/put", json=asked) as answer:
             answer.raise_for_status()
             return await answer.text()

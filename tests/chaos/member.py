@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from tests.chaos.mortal import Death, Fate
 from tests.chaos.tally import Asked, Tally, Ticked, Write, Written, answers, decide, decide_with_a_bug, put_on_map
 
 from towline.bus.open import open_bus
+from towline.delivery import holdings
 from towline.delivery.model import EffectContext, Service, Source
 from towline.delivery.outlast import outlast
 from towline.service import Process
@@ -43,6 +45,8 @@ class Order(BaseModel):
     death: Death | None = None
     unconditional: bool = False
     """Control: effects are done without a condition."""
+    unfenced: bool = False
+    """Control: what waits to be done outside is done without asking whose the partition is."""
     commits_early: bool = False
     """Control: an offset is committed when its record was only fetched."""
 
@@ -51,6 +55,9 @@ async def run(order: Order) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _say_where)
     put_on_map(order.service)
     _shorten_silence(order.silent_for_s)
+    if order.unfenced:
+        assert hasattr(holdings, "SURE_FOR"), "the control takes nothing away any more"
+        setattr(holdings, "SURE_FOR", math.inf)  # noqa: B010 a constant that is imported there
     async with Client(order.ledger, order.member, os.getpid()) as ledger:
         bus = await outlast(order.service, lambda: open_bus(order.bus))
         Fate(ledger, order.death, commits_early=order.commits_early).take(bus)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.chaos.case import Amount, Broken, Case
-from tests.chaos.faults import STEPS
+from tests.chaos.faults import STEPS, zombie
 
 pytestmark = pytest.mark.timeout(180)
 AT = {step.name: step for step in STEPS}
@@ -24,6 +24,13 @@ async def _killed_without(folder: Path, step: str, n: int, **order: object) -> N
         await case.ended(member)
         await case.commits_hold()
         await case.quiet(await case.start())
+
+
+async def _stopped_without(folder: Path, **order: object) -> None:
+    """As the fault does, with effects in hand."""
+    case = Case(f"sqlite:///{folder}/bus.db", folder, random.Random(1), Amount(6, 12), order, silent_for_s=12.0)
+    async with case:
+        await zombie(case, in_hand=True)
 
 
 def _run(step: str, n: int, **order: object) -> None:
@@ -43,3 +50,8 @@ def test_an_offset_that_is_committed_too_early_is_seen() -> None:
 def test_an_effect_without_its_condition_is_seen() -> None:
     with pytest.raises(Broken, match="was applied 2 times"):
         _run("done", 5, unconditional=True)
+
+
+def test_a_zombie_whose_fencing_is_taken_away_is_seen() -> None:
+    with tempfile.TemporaryDirectory(prefix="tl-chaos-") as folder, pytest.raises(Broken, match="a zombie began"):
+        asyncio.run(_stopped_without(Path(folder), unfenced=True))
