@@ -21,12 +21,13 @@ from towline.bus.open import open_bus
 from towline.bus.partition import partition_of
 from towline.bus.port import MAX_RECORD_BYTES, Bus, NewRecord, Record, TopicPartition
 from towline.bus.size import record_bytes
-from towline.delivery import codec, dead, letters
+from towline.delivery import codec, dead, letters, standing
 from towline.delivery.lane import SEPARATOR, Loader
 from towline.delivery.letters import Folded, Kind, Said, fold
 from towline.delivery.model import Decision, Envelope, ReplayRequested, Service, State
 from towline.delivery.open_letters import OpenLetters
 from towline.events import ChangeCreated, Event
+from towline.telemetry import metrics
 from towline.testing import running
 
 pytestmark = pytest.mark.whole_service
@@ -492,3 +493,11 @@ async def test_an_event_in_a_partition_of_other_keys_is_a_letter(stage: Stage) -
         await until(lambda: _all(stage, 1))
     assert "does not belong" in (await stage.letters()).letters[0].reason
     assert await stage.words() == ()
+
+
+async def test_the_metrics_say_how_many_letters_are_open(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standing, "LOOK_EVERY", 0.0)
+    await stuck(stage)
+    async with running(stage.bus, stage.old) as process:
+        await process.runtimes[0].observer.look()
+        assert f'towline_dead_letters_open{{service="{stage.name}"}} 3.0' in metrics.exposition().decode()

@@ -28,6 +28,8 @@ class OpenLetters:
         """Take in what was written since the last look, of the partitions held now. Raises BusDown."""
         for gone in self._partitions.keys() - set(held):
             del self._partitions[gone]
+        if not held:
+            return
         ends = await self._bus.ends([TopicPartition(self._topic, partition) for partition in held])
         for at, end in ends.items():
             known = self._partitions.setdefault(at.partition, _Partition())

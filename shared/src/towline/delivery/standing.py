@@ -1,8 +1,8 @@
 """How a service stands, for its metrics: what it holds, what is in work, and how far it is behind.
 
-Nothing here is kept up to date while nobody looks. Only the lag needs to ask: the bus for the ends of the partitions,
-and the group for offsets that this member has not committed itself. They are asked at most every LOOK_EVERY seconds,
-however many look, and an answer that does not come leaves the one before.
+Nothing here is kept up to date while nobody looks. Only the lag and the open dead letters need to ask: the bus for the
+ends of the partitions, and the group for offsets that this member has not committed itself. They are asked at most
+every LOOK_EVERY seconds, however many look, and an answer that does not come leaves the one before.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from towline.delivery.commits import Commits
 from towline.delivery.effects import Effects
 from towline.delivery.intake import Intake
 from towline.delivery.lanes import Lanes
+from towline.delivery.open_letters import OpenLetters
 from towline.telemetry.metrics import Standing
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Observer:
         self._intake = intake
         self._effects = effects
         self._commits = commits
+        self._letters = OpenLetters(service, bus)
         self._lag: dict[str, int] = {}
         self._looked_at = float("-inf")
         self._looking = asyncio.Lock()
@@ -47,6 +49,7 @@ class Observer:
             lanes=len(self._lanes),
             busy=len(self._intake.busy),
             parked=self._lanes.parked,
+            dead_letters=self._letters.count,
             gap=self._commits.gap,
             oldest_seconds=self._commits.oldest(asyncio.get_running_loop().time()),
             resources=self._effects.use,
@@ -61,6 +64,7 @@ class Observer:
             try:
                 async with asyncio.timeout(_ANSWERS_WITHIN):
                     self._lag = await self._ask()
+                    await self._letters.look({at.partition for at in self._commits.assignment})
             except (BusDown, LostAssignment, TimeoutError) as error:
                 log.info("the lag is not known for now", extra={"service": self._service, "error": str(error)})
             self._looked_at = now()

@@ -143,6 +143,8 @@ class Standing:
     lanes: int = 0
     busy: int = 0
     parked: int = 0
+    dead_letters: int = 0
+    """Of the partitions held, that nobody replayed or dropped."""
     gap: int = 0
     oldest_seconds: float = 0.0
     resources: Mapping[str, Use] = field(default_factory=dict)
@@ -154,6 +156,7 @@ _GAUGES: tuple[tuple[str, str, Callable[[Standing], float]], ...] = (
     ("towline_lanes", "Keys whose state is in memory.", lambda s: s.lanes),
     ("towline_lanes_busy", "Keys with an event in work.", lambda s: s.busy),
     ("towline_lanes_parked", "Keys whose decision failed; their events go to the dead letters.", lambda s: s.parked),
+    ("towline_dead_letters_open", "Dead letters that nobody replayed or dropped.", lambda s: s.dead_letters),
     ("towline_gap_records", "Records taken and not yet behind the contiguous prefix.", lambda s: s.gap),
     ("towline_oldest_event_seconds", "Age of the oldest record taken and not finished.", lambda s: s.oldest_seconds),
 )
