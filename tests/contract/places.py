@@ -18,11 +18,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
-from aiokafka.protocol.group import LeaveGroupRequest
-
+from towline.bus.kafka import internals
 from towline.bus.kafka.bus import KafkaBus
 from towline.bus.kafka.consumer import KafkaConsumer
+from towline.bus.kafka.peers import leave
 from towline.bus.sqlite import lease
 from towline.bus.sqlite.bus import SqliteBus
 from towline.bus.sqlite.consumer import SqliteConsumer
@@ -175,18 +174,6 @@ class SqlitePlace(Place):
             connection.executemany(statement, rows)
 
 
-async def _nothing() -> None:
-    await asyncio.sleep(0)
-
-
-def _membership(consumer: KafkaConsumer) -> tuple[str, str] | None:
-    """Group and member id, as the broker knows them."""
-    if consumer._client is None:
-        return None
-    coordinator = consumer._client._coordinator
-    return (consumer.group, coordinator.member_id) if coordinator.member_id else None
-
-
 class KafkaPlace(Place):
     """One broker and one event loop for all histories; the broker is told at once that a session has run out.
 
@@ -211,31 +198,29 @@ class KafkaPlace(Place):
     async def kill(self, bus: Bus) -> None:
         self.opened.remove(bus)
         dying = cast(KafkaBus, bus)
-        coordinators = [each._client._coordinator for each in dying._consumers if each._client is not None]
-        for coordinator in coordinators:
-            coordinator._maybe_leave_group = _nothing
+        names = []
+        for consumer in dying._consumers:
+            client, consumer._client, consumer._closed = consumer._client, None, True
+            if client is not None:
+                names.append((consumer.group, internals.member_id(client)))
+                await internals.end_consumer(client)  # a static member goes without a word
+        dying._consumers.clear()
         await bus.close()
-        for coordinator in coordinators:
-            if coordinator.member_id:
-                await self._session_runs_out(coordinator.group_id, coordinator.member_id)
+        for group, member in names:
+            await self._session_runs_out(dying, group, member)
 
     async def expel(self, consumer: Consumer) -> None:
-        if membership := _membership(cast(KafkaConsumer, consumer)):
-            await self._session_runs_out(*membership)
+        silent = cast(KafkaConsumer, consumer)
+        if silent._client is not None:
+            await self._session_runs_out(silent, silent.group, internals.member_id(silent._client))
 
     def is_in_group(self, consumer: Consumer) -> bool:
-        silent = cast(KafkaConsumer, consumer)
-        return silent._gained is None and _membership(silent) is not None
+        member = cast(KafkaConsumer, consumer)
+        return member._gained is None and member._client is not None and bool(internals.member_id(member._client))
 
-    async def _session_runs_out(self, group: str, member: str) -> None:
-        client = AIOKafkaClient(bootstrap_servers=self.address)
-        await client.bootstrap()
-        try:
-            coordinator = await client.coordinator_lookup(CoordinationType.GROUP, group)
-            leaving = LeaveGroupRequest(group, member)
-            await client.send(coordinator, leaving, group=ConnectionGroup.COORDINATION)
-        finally:
-            await client.close()
+    async def _session_runs_out(self, whose: KafkaBus | KafkaConsumer, group: str, member: str) -> None:
+        if member:
+            await leave(whose._connection, group, member)
 
     def end(self) -> None:
         while self.opened:

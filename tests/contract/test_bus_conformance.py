@@ -20,7 +20,7 @@ IN_MEMORY = {"fast": 25, "default": 500, "nightly": 10_000}[PROFILE]
 ON_SQLITE = {"fast": 4, "default": 60, "nightly": 1_000}[PROFILE]
 ON_KAFKA_S = {"fast": 10.0, "default": 60.0, "nightly": 900.0}[PROFILE]
 AS_FOUND = [Phase.explicit, Phase.reuse, Phase.generate]
-"""Without shrinking, which takes five minutes: with the `@reproduce_failure` that is printed it can be done at leisure."""
+"""Without shrinking, which takes five minutes; it can be done at leisure with the `@reproduce_failure` printed."""
 HEARTBEAT_MS = 100
 """How soon a member of a Kafka group hears of a rebalance."""
 
