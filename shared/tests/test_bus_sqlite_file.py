@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from towline.bus.port import Cleanup, NewRecord, Topic, TopicPartition
-from towline.bus.sqlite import SqliteBus
+from towline.bus.sqlite import SqliteBus, opening
 from towline.bus.sqlite.schema import SCHEMA_VERSION
 from towline.errors import Permanent
 
@@ -106,6 +106,21 @@ async def test_a_killed_process_loses_nothing_and_the_next_one_checks_everything
     with caplog.at_level("INFO"):
         assert await count(file) == 30
     assert "is checked" not in caplog.text
+
+
+@pytest.mark.parametrize(("boot", "checked"), [("this", False), ("another", True)])
+async def test_a_large_file_is_read_whole_only_when_the_machine_ended(
+    tmp_path: Path, boot: str, checked: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "SMALL_BYTES", 0)
+    file = killed(tmp_path / "bus.db")
+    if boot == "another":
+        monkeypatch.setattr(opening, "_boot", lambda: "another")
+
+    with caplog.at_level("INFO"):
+        assert await count(file) == 30
+
+    assert ("all of it is checked" in caplog.text) is checked
 
 
 async def test_who_opens_it_beside_a_living_process_checks_nothing_again(

@@ -1,10 +1,13 @@
 """Opening and leaving the file: its schema, whether it is whole, and who uses it.
 
 Every bus that has the file open is a row in `users`, and takes its row away when it closes; the last one also turns
-the write-ahead log off. Rows of processes that have ended, or a log that nobody uses, therefore mean that a process
-or the machine ended without closing, and only then the whole file is read (`PRAGMA quick_check`). What costs little is
-checked at every opening. Rows of ended processes without a log mean that the file was copied, or its log was lost:
-what was published last is not in it.
+the write-ahead log off. What the rows of processes that have ended say:
+
+- One of another boot: the machine ended, and the disk may not have what it said it had. The whole file is read
+  (`PRAGMA quick_check`).
+- One of this boot: a process was killed, which SQLite's log makes good. A large file is not read for that, a small
+  one is. What costs little is checked at every opening.
+- There is no log: the file was copied without it, or it was lost, and with it what was published last.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import secrets
 import sqlite3
 import time
 from contextlib import suppress
+from pathlib import Path
 from urllib.parse import quote
 
 from towline.bus.port import BusDown
@@ -27,6 +31,8 @@ _AGAIN_S = 0.02
 _STANDING = "SELECT t.name, h.partition, h.next FROM heads h JOIN topics t ON t.id = h.topic ORDER BY 1, 2"
 WAL_BYTES = 64 * 1024 * 1024
 """Above this the write-ahead log is cut as soon as no reader is in it; every log file is cut to it."""
+SMALL_BYTES = 256 * 1024 * 1024
+"""Read whole in a second or two also when it is not in memory."""
 
 
 class OpenFile:
@@ -91,7 +97,7 @@ class OpenFile:
             self._check(lacks_log=mode == "wal" and log_bytes < 0, has_log=log_bytes > 0)
             self.connection.execute("COMMIT")
             self._turn_log_on()
-            self.connection.execute("INSERT INTO users SELECT ?, id FROM identity", (self._row,))
+            self.connection.execute("INSERT INTO users SELECT ?, id, ? FROM identity", (self._row, _boot()))
             # So that a copy of the file without its log is known for one.
             self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         except BaseException:
@@ -108,7 +114,7 @@ class OpenFile:
 
     def _check(self, *, lacks_log: bool, has_log: bool) -> None:
         whole.check_order(self.connection, self.place.path)
-        users = [row[0] for row in self.connection.execute("SELECT process FROM users")]
+        users = dict(self.connection.execute("SELECT process, boot FROM users"))
         if self._has_foreign_log() if has_log and not users else self._has_foreign_user():
             raise whole.damaged(self.place.path, f"its write-ahead log {self.place.wal.name} is another file's")
         if any(_lives(user) for user in users) or not (users or has_log):
@@ -119,8 +125,10 @@ class OpenFile:
                 f"its write-ahead log {self.place.wal.name} is missing, and with it what was published last: the file "
                 f"was copied without it, or it was removed",
             )
-        _LOG.info("the bus file %s was not closed: all of it is checked", self.place.path)
-        whole.check_pages(self.connection, self.place.path)
+        machine_ended = any(boot != _boot() for boot in users.values())
+        if machine_ended or self.place.path.stat().st_size <= SMALL_BYTES:
+            _LOG.info("the bus file %s was not closed: all of it is checked", self.place.path)
+            whole.check_pages(self.connection, self.place.path)
         self.connection.execute("DELETE FROM users")
 
     def _has_foreign_user(self) -> bool:
@@ -137,6 +145,13 @@ class OpenFile:
             return alone.execute(_STANDING).fetchall() != self.connection.execute(_STANDING).fetchall()
         finally:
             alone.close()
+
+
+def _boot() -> str:
+    """Names the time since the machine was started; the same where the system does not tell."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return ""
 
 
 def _lives(user: str) -> bool:

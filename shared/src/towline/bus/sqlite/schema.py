@@ -84,7 +84,7 @@ CREATE TABLE members (
 _USERS = """
 CREATE TABLE identity (id TEXT NOT NULL);
 INSERT INTO identity VALUES (lower(hex(randomblob(16))));
-CREATE TABLE users (process TEXT PRIMARY KEY, file TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE users (process TEXT PRIMARY KEY, file TEXT NOT NULL, boot TEXT NOT NULL) WITHOUT ROWID;
 """
 """Who has the file open, and which file that is; belongs to `opening`."""
 
