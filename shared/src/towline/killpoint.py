@@ -15,7 +15,7 @@ _left = int(_count or 1)
 
 
 def passed(service: str, step: str, detail: str = "") -> None:
-    """Steps: received, stored, published, started, done, told, committed (see delivery.runtime, delivery.effects)."""
+    """Steps: received, stored, published, started, done, told, replayed, committed (see `delivery`)."""
     global _left
     if not _wanted or _wanted not in (f"{service} {step}", f"{service} {step} {detail}"):
         return

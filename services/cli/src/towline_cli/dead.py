@@ -30,6 +30,8 @@ from towline_cli.view.choose import Wanted, find, known_key, known_service, mill
 from towline_cli.view.printable import printable
 
 LOOK_EVERY_S = 0.25
+LOOK_SELDOM_S = 2.0
+"""Each look is later than the one before, up to this: what is looked at has work to do."""
 IDS_TOGETHER = 200
 """Of one request; it must fit a record."""
 
@@ -222,7 +224,7 @@ async def _follow(
 ) -> bool:
     """Say what became of them, as far as it is known within `wait` seconds; whether one failed again."""
     asked = {letter.id: letter for letters in groups.values() for letter in letters}
-    until = time.monotonic() + wait
+    until, pause = time.monotonic() + wait, LOOK_EVERY_S
     while True:
         now = {letter.id: letter for letter in (await read_letters(bus, PARTITIONS)).letters if letter.id in asked}
         failed = {id for id, letter in now.items() if letter.open and letter.times > asked[id].times}
@@ -234,7 +236,8 @@ async def _follow(
         ]
         if not waiting or time.monotonic() >= until:
             break
-        await asyncio.sleep(LOOK_EVERY_S)
+        await asyncio.sleep(pause)
+        pause = min(1.5 * pause, LOOK_SELDOM_S)
     done = sum(not letter.open for letter in now.values())
     _say(f"{done} replayed")
     _say(*(f"{short[id]} failed again: {now[id].reason}" for id in now if id in failed))
