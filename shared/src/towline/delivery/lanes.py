@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Generic
@@ -23,16 +23,13 @@ from typing import Generic
 from towline import flow
 from towline.bus.partition import partition_of
 from towline.bus.port import Bus, LostAssignment, NewRecord, TopicPartition
+from towline.delivery.forgotten import FORGOTTEN_STAYS, Forgotten
 from towline.delivery.holdings import Holdings
 from towline.delivery.lane import OUTBOX, SEPARATOR, Lane, Loader, Rows, records_of, rows_of
 from towline.delivery.model import S, Service
 from towline.delivery.turn import Turn
 
 log = logging.getLogger(__name__)
-FORGOTTEN_STAYS = 3600.0
-"""Seconds that a forgotten lane still knows what it has seen."""
-MOST_FORGOTTEN = 10_000
-"""Beyond this many the longest forgotten go earlier."""
 
 Committed = Callable[[TopicPartition], Awaitable[int]]
 """The group's committed offset of a partition."""
@@ -53,15 +50,13 @@ class Lanes(Generic[S]):
     ) -> None:
         self._service = service
         self._partitions = partitions
-        self._forgotten_stays = forgotten_stays
+        self._forgotten = Forgotten(forgotten_stays)
         self._holdings = Holdings(service.name, bus, member, on_fenced, self._write_again)
         self._lanes: dict[str, Lane[S]] = {}
         self._stale: dict[str, Rows] = {}
         self._overwritten: dict[str, set[str]] = {}
         """Key → rows that must be written again."""
         self._writing: dict[str, asyncio.Future[None]] = {}
-        self._forgotten: dict[str, float] = {}
-        """Key → since when, the longest forgotten first."""
 
     def __len__(self) -> int:
         return len(self._lanes)
@@ -113,7 +108,7 @@ class Lanes(Generic[S]):
         for key in gone:
             del self._lanes[key]
             self._stale.pop(key, None)
-            self._forgotten.pop(key, None)
+            self._forgotten.drop(key)
         for key in [key for key in self._overwritten if self.partition_of(key) in partitions]:
             del self._overwritten[key]
         return gone
@@ -157,34 +152,30 @@ class Lanes(Generic[S]):
         by_partition: dict[int, list[str]] = {}
         for key in keys:
             by_partition.setdefault(self.partition_of(key), []).append(key)
-        writing = [self._flush(partition, some) for partition, some in by_partition.items()]
-        for result in await asyncio.gather(*writing, return_exceptions=True):
-            if isinstance(result, BaseException) and not isinstance(result, LostAssignment):
-                raise result
+        await _all_of(self._flush(partition, some) for partition, some in by_partition.items())
+
+    @property
+    def crowded(self) -> bool:
+        """So many are forgotten that `sweep` should not wait for its hour."""
+        return self._forgotten.crowded
 
     async def sweep(self, busy: Collection[str], committed: Committed) -> None:
         """Let forgotten lanes go whose time has passed and whose events cannot come again from the group's offsets."""
-        now = asyncio.get_running_loop().time()
-        for key, since in list(self._forgotten.items()):
-            if now - since < self._forgotten_stays and len(self._forgotten) <= MOST_FORGOTTEN:
-                return
+        offset_of = _Asked(committed)
+        leaving: dict[int, dict[str, Lane[S]]] = {}
+        for key in self._forgotten.outlived(asyncio.get_running_loop().time()):
             lane = self._lanes.get(key)
-            if lane is None or key in busy or key in self._stale or not await self._is_behind(lane, committed):
+            if lane is None or key in busy or key in self._stale or key in self._writing:
                 continue
-            async with self._alone((key,)):
-                if self._lanes.get(key) is lane:  # neither lost nor used again meanwhile
-                    await self._append(key, {"cursor": None})
-                    if self._lanes.get(key) is lane:
-                        del self._lanes[key], self._forgotten[key]
+            if await self._is_behind(lane, offset_of):
+                leaving.setdefault(self.partition_of(key), {})[key] = lane
+        await _all_of(self._remove(partition, lanes) for partition, lanes in leaving.items())
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
     def _keep(self, key: str, lane: Lane[S]) -> None:
         self._lanes[key] = lane
-        if not lane.idle:
-            self._forgotten.pop(key, None)
-        elif key not in self._forgotten:
-            self._forgotten[key] = asyncio.get_running_loop().time()
+        self._forgotten.note(key, idle=lane.idle, now=asyncio.get_running_loop().time())
 
     async def _is_behind(self, lane: Lane[S], committed: Committed) -> bool:
         partition = self.partition_of(lane.key)
@@ -192,6 +183,22 @@ class Lanes(Generic[S]):
             if await committed(TopicPartition(topic, partition)) < next_offset:
                 return False
         return True
+
+    async def _remove(self, partition: int, lanes: Mapping[str, Lane[S]]) -> None:
+        """In one batch; a lane that was lost, or used again, since it was looked at stays what it is."""
+        async with self._alone(lanes):
+            headers, topic = self._holdings.headers(partition), flow.state_of(self._service.name)
+            records = [
+                record
+                for key, lane in lanes.items()
+                if self._lanes.get(key) is lane
+                for record in records_of(topic, partition, key, {"cursor": None}, headers)
+            ]
+            await self._holdings.append_all(partition, records)
+            for key, lane in lanes.items():
+                if self._lanes.get(key) is lane:
+                    del self._lanes[key]
+                    self._forgotten.drop(key)
 
     def _write_again(self, record_keys: Collection[str]) -> None:
         for record_key in record_keys:
@@ -238,6 +245,26 @@ class Lanes(Generic[S]):
                 for key, rows_again in again.items():
                     self._overwritten.setdefault(key, set()).update(rows_again)
                 raise
+
+
+class _Asked:
+    """The group's offset of each partition, asked once."""
+
+    def __init__(self, committed: Committed) -> None:
+        self._committed = committed
+        self._known: dict[TopicPartition, int] = {}
+
+    async def __call__(self, at: TopicPartition) -> int:
+        if at not in self._known:
+            self._known[at] = await self._committed(at)
+        return self._known[at]
+
+
+async def _all_of(writing: Iterable[Awaitable[None]]) -> None:
+    """Each partition's, whatever becomes of the others; one that was lost meanwhile is its new owner's."""
+    for result in await asyncio.gather(*writing, return_exceptions=True):
+        if isinstance(result, BaseException) and not isinstance(result, LostAssignment):
+            raise result
 
 
 def _only(rows: Collection[str], lane: Lane[S] | None) -> Rows:

@@ -1,0 +1,40 @@
+"""Which forgotten lanes may go: by time, and by number where keys come and go quickly."""
+
+from __future__ import annotations
+
+import pytest
+
+from towline.delivery import forgotten
+from towline.delivery.forgotten import Forgotten
+
+
+def test_what_was_forgotten_long_ago_may_go_and_what_is_in_use_again_may_not() -> None:
+    lanes = Forgotten(stays=60.0)
+    for number, key in enumerate("abc"):
+        lanes.note(key, idle=True, now=float(number * 30))
+    lanes.note("a", idle=False, now=70.0)
+    assert lanes.outlived(60.0) == []
+    assert lanes.outlived(100.0) == ["b"]
+
+
+def test_a_copy_that_comes_late_does_not_keep_a_lane_longer() -> None:
+    lanes = Forgotten(stays=60.0)
+    lanes.note("a", idle=True, now=0.0)
+    lanes.note("a", idle=True, now=59.0)
+    assert lanes.outlived(61.0) == ["a"]
+
+
+def test_of_too_many_the_longest_forgotten_may_go_before_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forgotten, "MOST_FORGOTTEN", 10)
+    monkeypatch.setattr(forgotten, "CROWDED", 11)
+    lanes = Forgotten(stays=3600.0)
+    for number in range(11):
+        lanes.note(str(number), idle=True, now=float(number))
+    assert not lanes.crowded
+    lanes.note("11", idle=True, now=11.0)
+    assert lanes.crowded
+    assert lanes.outlived(12.0) == ["0", "1"]
+    for key in lanes.outlived(12.0):
+        lanes.drop(key)
+    assert lanes.outlived(12.0) == []
+    assert len(lanes) == 10
