@@ -124,7 +124,9 @@ def down(
 
 
 bus_app = typer.Typer(
-    help="Move the log: to a file, from a file, to another bus.", no_args_is_help=True, rich_markup_mode=None
+    help="Move the log: to a file, from a file, to another bus. Check the Kafka it is on.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 app.add_typer(bus_app, name="bus")
 Bus = Annotated[str | None, typer.Option("--bus", help="URL of the bus; the one of the settings by default.")]
@@ -193,6 +195,39 @@ def copy_bus(
     from towline_cli.move import bus_told, copy_log
 
     asyncio.run(copy_log(bus_told(of, config, name), bus_told(to, config, name), topic or []))
+
+
+@bus_app.command("check")
+def check_bus(bus: Bus = None, config: Config = None, name: Name = None) -> None:
+    """Say what is wrong with the topics on a Kafka, and the commands that mend it. Changes nothing.
+
+    Exit code 1 when a service would not start on it.
+    """
+    import asyncio
+
+    from towline_cli.cluster import check
+    from towline_cli.move import bus_told
+
+    raise typer.Exit(1 if asyncio.run(check(bus_told(bus, config, name))) else 0)
+
+
+@bus_app.command("acls")
+def print_acls(
+    service: Annotated[list[str] | None, typer.Argument(help="Services; all by default.")] = None,
+    principal: Annotated[str, typer.Option(help="Kafka's name of a service; <service> is put in.")] = "User:<service>",
+    create: Annotated[bool, typer.Option("--create/--no-create", help="They make missing topics.")] = True,
+    bus: Bus = None,
+    config: Config = None,
+    name: Name = None,
+) -> None:
+    """Print the permissions that each service needs on a Kafka, as commands."""
+    from towline.errors import BadInput
+    from towline_cli.cluster import acls
+    from towline_cli.move import bus_told
+
+    if unknown := sorted(set(service or ()) - set(SERVICES)):
+        raise BadInput(f"there is no service {unknown[0]!r}; expected one of: {', '.join(SERVICES)}")
+    acls(bus_told(bus, config, name), service or [], principal, creates=create)
 
 
 def main() -> None:

@@ -117,12 +117,15 @@ class Connection:
         except (TimeoutError, OSError) as error:
             raise await self._look(f"did not answer within {seconds:.0f} s") from error
         except errors.KafkaError as error:
-            explained = self.explain(error)
-            if type(explained) is BusDown:
-                explained = await self._look(f"does not answer as it should: {_said(error)}")
-            raise explained from error
+            known = self._known(error)
+            raise known or await self._look(f"does not answer as it should: {_said(error)}") from error
 
     def explain(self, error: errors.KafkaError) -> TowlineError:
+        """As `answering` does, where nobody can wait for a look at the brokers."""
+        said = f"Kafka at {self.where} does not answer as it should: {_said(error)}"
+        return self._known(error) or BusDown(said)
+
+    def _known(self, error: errors.KafkaError) -> TowlineError | None:
         said = _said(error)
         if isinstance(error, _LOST):
             return LostAssignment(f"the group gave this member's partitions away: {said}")
@@ -139,7 +142,7 @@ class Connection:
             )
         if isinstance(error, _REFUSED):
             return Permanent(f"Kafka at {self.where} refuses: {said}")
-        return BusDown(f"Kafka at {self.where} does not answer as it should: {said}")
+        return None
 
     async def _look(self, otherwise: str) -> TowlineError:
         """What the brokers have against us, else that Kafka `otherwise`."""

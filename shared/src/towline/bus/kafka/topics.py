@@ -82,7 +82,8 @@ async def ensure(admin: AIOKafkaAdminClient, connection: Connection, topics: Seq
     for problem in problems:
         if not problem.stops:
             log.warning("a topic lasts less than it could", extra={"problem": problem.sentence})
-    if stopping := [problem for problem in problems if problem.stops]:
+    order = {topic.name: number for number, topic in enumerate(topics)}
+    if stopping := sorted((each for each in problems if each.stops), key=lambda each: order[each.topic]):
         raise WrongTopics(connection.where, stopping)
     return await describe(admin)
 
