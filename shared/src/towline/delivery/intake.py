@@ -55,6 +55,12 @@ Rest = Callable[[], Awaitable[None]]
 """What is left to do with a record, and must be waited for."""
 
 
+_ENDS_BY_ITSELF = 0.8
+"""Share of the time to end that a turn has before it is cancelled."""
+_ENDS_CANCELLED = 0.5
+"""Seconds that a cancelled one has at least."""
+
+
 class Intake(Generic[S]):
     def __init__(
         self,
@@ -285,7 +291,7 @@ def _leaves(span: trace.Span) -> Callable[[Event | Effect], str | None]:
 async def _end(tasks: list[asyncio.Task[None]], seconds: float) -> None:
     if not tasks:
         return
-    await asyncio.wait(tasks, timeout=seconds)
+    await asyncio.wait(tasks, timeout=seconds * _ENDS_BY_ITSELF)
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.wait(tasks, timeout=max(_ENDS_CANCELLED, seconds * (1 - _ENDS_BY_ITSELF)))

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 WATCHES_FROM = 0
 """The partition whose owner watches."""
 
+_ASKED = 0.7
+"""Share of the time to stop that a source has before it is cancelled."""
+
 Fail = Callable[[BaseException], None]
 
 
@@ -47,14 +50,16 @@ class Runs:
             task.add_done_callback(self._ended)
 
     async def stop(self, seconds: float) -> None:
-        """Ask them to end, and end them after `seconds`."""
+        """Ask them to end, end them when most of the time has passed, and leave them when all of it has."""
         if self._stopping is None:
             return
         self._stopping.set()
         tasks, self._tasks, self._stopping = self._tasks, [], None
         if tasks:
-            await asyncio.wait(tasks, timeout=max(0.0, seconds))
-        await cancelled(tasks)
+            await asyncio.wait(tasks, timeout=max(0.0, seconds) * _ASKED)
+        await cancelled(tasks, max(0.0, seconds) * (1 - _ASKED))
+        if any(not task.done() for task in tasks):
+            log.warning("a source does not end when told to", extra={"service": self._service})
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
