@@ -12,7 +12,7 @@ from shared.tests.conftest import NOW, Hint, Tally, Tell, Told, created
 
 from towline import flow
 from towline.bus.partition import partition_of
-from towline.bus.port import BusDown, TopicPartition
+from towline.bus.port import BusDown, NewRecord, TopicPartition
 from towline.delivery import codec, progress
 from towline.delivery.commits import Commits
 from towline.delivery.holdings import Holdings
@@ -124,7 +124,7 @@ def test_what_a_zombie_wrote_over_an_idle_owner_is_written_again(tally: Service[
         await asyncio.sleep(20)
         before = rebuilt(log)
         row = [r for r in log.records[STATE] if r.key == f"{REPO}\x1fstate"][-1]
-        log.add(codec.NewRecord(STATE.topic, row.key, b'{"total": 77}', {"tl_generation": b"0"}, PARTITION))
+        log.add(NewRecord(STATE.topic, row.key, b'{"total": 77}', {"tl_generation": b"0"}, PARTITION))
         assert rebuilt(log) == before
         await asyncio.sleep(8)
         last = [r for r in log.records[STATE] if r.key == row.key][-1]

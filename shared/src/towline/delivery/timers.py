@@ -20,15 +20,20 @@ class Timers:
         self._now = now
         self._heap: list[tuple[datetime, str, str]] = []
         self._set: dict[str, dict[str, datetime]] = {}
+        self._rung: dict[str, dict[str, datetime]] = {}
+        """What has rung and stands in its lane still, until the lane takes the ringing up."""
         self._count = 0
         self._changed = asyncio.Event()
 
     def set(self, lane_key: str, timers: Mapping[str, datetime]) -> None:
-        """The lane's timers are these now; times that were set before and are gone do not ring."""
+        """The lane's timers are these now; times that were set before and are gone do not ring, nor does one twice."""
         before = self._set.pop(lane_key, {})
         self._count += len(timers) - len(before)
         if timers:
             self._set[lane_key] = dict(timers)
+        rung = {name: due for name, due in self._rung.pop(lane_key, {}).items() if timers.get(name) == due}
+        if rung:
+            self._rung[lane_key] = rung
         for name, due in timers.items():
             if before.get(name) != due:
                 heapq.heappush(self._heap, (due, lane_key, name))
@@ -46,9 +51,9 @@ class Timers:
             self._changed.clear()
             while self._heap and self._heap[0][0] <= self._now():
                 due, lane_key, name = heapq.heappop(self._heap)
-                own = self._set.get(lane_key, {})
-                if own.get(name) == due:
-                    self.set(lane_key, {other: at for other, at in own.items() if other != name})
+                stands = self._set.get(lane_key, {}).get(name) == due
+                if stands and self._rung.get(lane_key, {}).get(name) != due:
+                    self._rung.setdefault(lane_key, {})[name] = due
                     await self._ring(lane_key, name, due)
             wait = LONGEST_WAIT
             if self._heap:
