@@ -17,6 +17,7 @@ import pytest
 from towline.bus.port import Cleanup, NewRecord, Topic, TopicPartition
 from towline.bus.sqlite import SqliteBus, opening
 from towline.bus.sqlite.schema import SCHEMA_VERSION
+from towline.bus.sqlite.snapshot import Snapshot
 from towline.errors import Permanent
 
 pytestmark = pytest.mark.whole_service
@@ -217,6 +218,31 @@ async def test_a_copy_without_its_write_ahead_log_is_refused(tmp_path: Path) -> 
     assert "copy.db-wal is missing, and with it what was published last" in await refused(copy)
     shutil.copy(wal(file), wal(copy))
     assert await count(copy) == 30
+
+
+async def test_a_copy_without_its_log_is_refused_also_while_the_process_it_was_copied_from_lives(
+    tmp_path: Path,
+) -> None:
+    """The bug: the copy's rows were taken for living users of it, and an export of it lacked the last events."""
+    bus = await SqliteBus.open(tmp_path / "bus.db")
+    await bus.ensure([FACTS])
+    await bus.publish([NewRecord("facts", "k", b"v")])
+    copy = tmp_path / "copy.db"
+    shutil.copy(tmp_path / "bus.db", copy)
+
+    assert "copy.db-wal is missing" in await refused(copy)
+    with pytest.raises(Permanent, match=r"copy\.db-wal is missing"):
+        Snapshot(copy, 0)
+    Snapshot(copy, 0, damaged=True).close()
+    await bus.close()
+
+
+async def test_who_opens_a_file_while_others_do_is_not_taken_for_one_with_a_copy(tmp_path: Path) -> None:
+    file = await written(tmp_path / "bus.db")
+    for _ in range(10):
+        opened = await asyncio.gather(*(SqliteBus.open(file) for _ in range(6)))
+        await asyncio.gather(*(bus.close() for bus in opened))
+    assert await count(file) == 200
 
 
 async def test_the_write_ahead_log_of_another_file_is_found(tmp_path: Path) -> None:

@@ -43,14 +43,16 @@ class OpenFile:
         self.place = place
         self.connection: sqlite3.Connection
         self._row = f"{lease.this_process()}/{secrets.token_hex(4)}"
+        self._looked_again = False
+        """Whoever opens the file just now has its row before we know of its log: then a second look finds both."""
         deadline = time.monotonic() + BUSY_TIMEOUT_S
         prepare(place)
         while True:
             try:
                 self._open()
                 return
-            except sqlite3.Error as error:
-                explained = explain(place.path, error)
+            except (sqlite3.Error, BusDown) as error:
+                explained = explain(place.path, error) if isinstance(error, sqlite3.Error) else error
                 # Turning the log on and off does not wait for others as a transaction does.
                 if not isinstance(explained, BusDown) or time.monotonic() > deadline:
                     raise explained from error
@@ -117,14 +119,14 @@ class OpenFile:
         users = dict(self.connection.execute("SELECT process, boot FROM users"))
         if self._has_foreign_log() if has_log and not users else self._has_foreign_user():
             raise whole.damaged(self.place.path, f"its write-ahead log {self.place.wal.name} is another file's")
-        if any(_lives(user) for user in users) or not (users or has_log):
+        lives = any(_lives(user) for user in users)
+        if lacks_log and users:
+            if lives and not self._looked_again:
+                self._looked_again = True
+                raise BusDown(f"the bus file {self.place.path} is being opened")
+            raise whole.without_log(self.place.path)
+        if lives or not (users or has_log):
             return
-        if lacks_log:
-            raise whole.damaged(
-                self.place.path,
-                f"its write-ahead log {self.place.wal.name} is missing, and with it what was published last: the file "
-                f"was copied without it, or it was removed",
-            )
         machine_ended = any(boot != _boot() for boot in users.values())
         if machine_ended or self.place.path.stat().st_size <= SMALL_BYTES:
             _LOG.info("the bus file %s was not closed: all of it is checked", self.place.path)

@@ -19,6 +19,7 @@ from towline.bus.sqlite import lease
 from towline.bus.sqlite.ledger import Ledger, TopicRow, find_topic
 from towline.bus.sqlite.place import check_file
 from towline.bus.sqlite.schema import APPLICATION_ID, BUSY_TIMEOUT_S, SCHEMA_VERSION, explain, unpack_headers
+from towline.bus.sqlite.whole import without_log
 from towline.errors import BadInput, Permanent
 
 T = TypeVar("T")
@@ -39,13 +40,14 @@ class Snapshot:
         self.lost: dict[TopicPartition, list[tuple[int, int]]] = {}
         """Ranges of offsets, the second not included, that a damaged file does not give any more."""
         self._damaged = damaged
+        had_log = path.with_name(path.name + "-wal").exists()
         self._connection = sqlite3.connect(
             f"file:{quote(str(path))}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None
         )
         self._ledger = Ledger(self._connection, now_ms)
         try:
             self._connection.execute("BEGIN")
-            self._check()
+            self._check(had_log=had_log or damaged)
         except sqlite3.Error as error:
             self.close()
             raise explain(path, error) from error
@@ -85,13 +87,16 @@ class Snapshot:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _check(self) -> None:
+    def _check(self, *, had_log: bool) -> None:
         (application,) = self._connection.execute("PRAGMA application_id").fetchone()
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if application != APPLICATION_ID:
             raise Permanent(f"{self.path} is no bus file of this version of Towline: start Towline on it once")
         if version != SCHEMA_VERSION:
             raise Permanent(f"the bus file {self.path} has schema {version}, this version reads {SCHEMA_VERSION}")
+        (mode,) = self._connection.execute("PRAGMA journal_mode").fetchone()
+        if mode == "wal" and not had_log and self._connection.execute("SELECT 1 FROM users").fetchone():
+            raise without_log(self.path)
 
     def _topic(self, name: str) -> TopicRow:
         return self._asked(lambda: find_topic(self._connection, name))

@@ -27,6 +27,15 @@ def damaged(path: Path, what: str) -> Damaged:
     )
 
 
+def without_log(path: Path) -> Damaged:
+    """Somebody has the file open, as it says, and yet there is no log beside it."""
+    return damaged(
+        path,
+        f"its write-ahead log {path.name}-wal is missing, and with it what was published last: the file was copied "
+        f"without it, or it was removed",
+    )
+
+
 def check_order(connection: sqlite3.Connection, path: Path) -> None:
     """Every topic has its partitions, and no record or group is ahead of its partition. Raises Damaged."""
     row = connection.execute(
