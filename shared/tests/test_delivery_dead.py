@@ -473,11 +473,10 @@ async def test_a_request_that_comes_again_after_all_that_followed_asks_for_nothi
     assert await stage.parked()
 
 
-async def test_a_request_is_understood_after_its_log_was_moved(stage: Stage) -> None:
-    """A moved log counts its offsets anew: begun too late, the key was released and its letters were left."""
+async def test_a_request_that_begins_with_a_letter_that_is_gone_takes_up_all(stage: Stage) -> None:
     await stuck(stage)
-    asked = ReplayRequested(by="ada", since=3, first="elsewhere")
-    await stage.bus.publish([dead.request(stage.name, HOT, asked, cause="moved", now=NOW)])
+    asked = ReplayRequested(by="ada", first="elsewhere")
+    await stage.bus.publish([dead.request(stage.name, HOT, asked, cause="gone", now=NOW)])
     async with running(stage.bus, stage.new):
         await until(lambda: _said(stage, ("a", "b", "poison", "c", "d")))
 
@@ -501,3 +500,20 @@ async def test_the_metrics_say_how_many_letters_are_open(stage: Stage, monkeypat
     async with running(stage.bus, stage.old) as process:
         await process.runtimes[0].observer.look()
         assert f'towline_dead_letters_open{{service="{stage.name}"}} 3.0' in metrics.exposition().decode()
+
+
+async def test_a_copy_behind_what_dropped_its_letter_is_not_taken_up(stage: Stage) -> None:
+    await stuck(stage)
+    poison, *_ = (await stage.letters()).letters
+    at = TopicPartition(flow.dead_of(stage.name), poison.partition)
+    [copy] = await stage.bus.read(at, start=poison.offsets[0], limit=1)
+    await stage.bus.publish(
+        [
+            letters.resolved_record(flow.dead_of(stage.name), poison, Said.DROPPED, by="bob", reason=""),
+            NewRecord(at.topic, copy.key, copy.value, copy.headers, at.partition),
+        ]
+    )
+    async with running(stage.bus, stage.new):
+        await stage.ask()
+        await until(lambda: _said(stage, ("a", "b", "c", "d")))
+        await until(lambda: _nothing_open(stage))

@@ -203,11 +203,10 @@ def _requests(groups: Mapping[view.Key, Sequence[Letter]], picked: Picked, *, by
     cause, now = uuid.uuid4().hex, datetime.now(UTC)
     written = []
     for (service, key), letters in groups.items():
-        since, first = min(((letter.offsets[0], letter.id) for letter in letters), default=(0, ""))
         ids = [letter.id for letter in letters] if picked.ids else []
         for number in range(0, max(1, len(ids)), IDS_TOGETHER):
             some = tuple(ids[number : number + IDS_TOGETHER])
-            asked = ReplayRequested(by=by, reason=reason, letters=some, since=since, first=first)
+            asked = ReplayRequested(by=by, reason=reason, letters=some)
             written.append(request(service, key, asked, cause=f"{cause} {key} {number}", now=now))
     return written
 

@@ -26,7 +26,6 @@ from towline.bus.port import Bus, NewRecord, Record, TopicPartition
 from towline.delivery import codec
 from towline.delivery.lanes import Lanes
 from towline.delivery.letters import (
-    ID,
     Fold,
     Kind,
     Letter,
@@ -124,20 +123,21 @@ class DeadLetters(Generic[S]):
             log.info("a key is released", extra={"key": key, "by": asked.by})
 
     async def _open(self, key: str, asked: ReplayRequested) -> list[Letter]:
-        """The key's open letters, to the end of the log; nothing of their bytes is kept."""
+        """The key's open letters, to the end of the log; nothing of their bytes is kept.
+
+        Read from the beginning: a copy of a letter may stand behind what resolved it.
+        """
         at = TopicPartition(self._topic, self._lanes.partition_of(key))
         folding = Fold(self._service)
-        position = asked.since if await self._stands_at(at, asked) else 0
+        position = 0
         while records := await self._read(at, position, 1000):
             for record in records:
                 if record.key == key:
                     folding.feed(record)
             position = records[-1].offset + 1
-        return [letter for letter in folding.open() if not asked.letters or letter.id in asked.letters]
-
-    async def _stands_at(self, at: TopicPartition, asked: ReplayRequested) -> bool:
-        records = await self._read(at, asked.since, 1)
-        return bool(records) and records[0].headers.get(ID) == asked.first.encode()
+        letters = list(folding.open())
+        start = next((number for number, letter in enumerate(letters) if letter.id == asked.first), 0)
+        return [letter for letter in letters[start:] if not asked.letters or letter.id in asked.letters]
 
     async def _read(self, at: TopicPartition, start: int, limit: int) -> Sequence[Record]:
         return await outlast(self._service, lambda: self._bus.read(at, start=start, limit=limit))
@@ -168,7 +168,7 @@ class DeadLetters(Generic[S]):
         log.error("a dead letter failed again", extra={"letter": trial.letter.id, "reason": reason})
 
     async def _ask_for_the_rest(self, envelope: Envelope, asked: ReplayRequested, first: Letter) -> None:
-        asked = asked.model_copy(update={"since": first.offsets[0], "first": first.id})
+        asked = asked.model_copy(update={"first": first.id})
         await self._write(request(self._service, envelope.key, asked, cause=envelope.id, now=envelope.time))
 
 

@@ -106,10 +106,7 @@ class ReplayRequested(Event):
     by: str
     reason: str = ""
     letters: tuple[str, ...] = Field((), description="Their ids; none means all of the key, which is then released.")
-    since: int = Field(0, description="Where to begin to read in the key's partition of the dead letters.")
-    first: str = Field(
-        "", description="The letter that stands there; where it does not, for the log was moved, all is read."
-    )
+    first: str = Field("", description="The letter to begin with: those before it were tried for this request.")
 
     @property
     def subject(self) -> str:
