@@ -160,7 +160,7 @@ class Connection:
         if self._found is None:
             return BusDown(f"Kafka at {self.where} {otherwise}")
         if not self._found.refused:
-            return BusDown(f"Kafka at {self.where} {otherwise}: {self._found.said}")
+            return BusDown(f"Kafka at {self.where} does not answer: {self._found.said}")
         return self._refused(f"Kafka refuses us: {self._found.said}")
 
     def _refused(self, said: str, error: TowlineError | None = None) -> TowlineError:
