@@ -85,7 +85,7 @@ test-fast: setup ## the tests that need no server
 	@exec "$(PY)" tests/run.py fast $(if $(T),-k "$(T)")
 
 .PHONY: test-nightly
-test-nightly: ## as test, with the full counts of histories and seeds
+test-nightly: ## as test, with the full counts of histories and seeds: some 3 hours
 	$(call preflight,test)
 	$(MAKE) setup
 	exec "$(PY)" tests/run.py nightly $(if $(T),-k "$(T)")

@@ -36,6 +36,10 @@ os.nice(10)  # the tests that run beside it go first
 lab.ensure(progress=lab.PlainProgress(Console(soft_wrap=True)))
 """
 
+NIGHTLY = """test-nightly: 2,000 histories per state machine, 2,000 simulation seeds, 50 seeds of each fault.
+On 2 cores that takes about 3 hours. The seeds of the faults are others every day; one is run again by
+TOWLINE_CHAOS_SEED=<seed> make test T=<case>, as its failure says."""
+
 CHECKS: tuple[tuple[str, ...], ...] = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
@@ -217,6 +221,8 @@ def main(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.what in ("fast", "nightly"):
         os.environ["TOWLINE_PROFILE"] = chosen.what  # how many examples Hypothesis generates, see conftest.py
+    if chosen.what == "nightly":
+        print(NIGHTLY, flush=True)
     if chosen.what == "check":
         outcomes = [run_checks()]
     else:
