@@ -38,7 +38,7 @@ _LOST = (
     errors.RebalanceInProgressError,
 )
 _TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
-_NOT_ALLOWED = (
+NOT_ALLOWED = (
     errors.TopicAuthorizationFailedError,
     errors.GroupAuthorizationFailedError,
     errors.ClusterAuthorizationFailedError,
@@ -131,7 +131,7 @@ class Connection:
             return LostAssignment(f"the group gave this member's partitions away: {said}")
         if isinstance(error, _TOO_LARGE):
             return TooLarge(f"Kafka at {self.where} refuses the record for its size: {said}")
-        if isinstance(error, _NOT_ALLOWED):
+        if isinstance(error, NOT_ALLOWED):
             return self._refused(
                 f"Kafka at {self.where} does not allow it: {said}; `towline bus acls` lists what is needed"
             )

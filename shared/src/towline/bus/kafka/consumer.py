@@ -23,7 +23,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from towline.bus.kafka import internals
 from towline.bus.kafka import peers as peers_of
 from towline.bus.kafka.alignment import whole
-from towline.bus.kafka.connection import Connection
+from towline.bus.kafka.connection import NOT_ALLOWED, Connection
 from towline.bus.kafka.peers import Peers
 from towline.bus.kafka.reader import record_of
 from towline.bus.port import Assignment, BusDown, LostAssignment, OnAssignment, Record, TopicPartition
@@ -304,7 +304,8 @@ class KafkaConsumer:
         except errors.ConsumerStoppedError:
             return []
         except errors.KafkaError as error:
-            await self._start_over(str(error))
+            if not isinstance(error, NOT_ALLOWED):  # a new client may do no more, and would stir the group
+                await self._start_over(str(error))
             raise self._connection.explain(error) from error
         finally:
             waking.cancel()

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
 
-import aiohttp
 import orjson
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.errors import KafkaError
@@ -75,6 +74,8 @@ class EndpointToken(AbstractTokenProvider):  # type: ignore[misc]
             return self._token
 
     async def _ask(self) -> tuple[str, float]:
+        import aiohttp  # `towline status` has no need of it
+
         where = self._endpoint.url
         form = {"grant_type": "client_credentials"} | ({"scope": scope} if (scope := self._endpoint.scope) else {})
         try:

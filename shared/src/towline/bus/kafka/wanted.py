@@ -5,15 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 
-from towline.bus.port import MAX_APPEND_BYTES, Cleanup, Topic
+from towline.bus.port import COMPACTION_LAG, MAX_APPEND_BYTES, Cleanup, Topic
 
 MAX_BATCH_BYTES = MAX_APPEND_BYTES + 512 * 1024
 """An append travels as one batch; the rest is room for framing."""
 MISSING = "topic"
 _DAY_MS = 24 * 3600 * 1000
-_LAG_MS = int(timedelta(minutes=1).total_seconds() * 1000)
+_LAG_MS = int(COMPACTION_LAG.total_seconds() * 1000)
 """How long a superseded row of state stays readable at least: a new owner finds what a zombie has written over."""
 
 
