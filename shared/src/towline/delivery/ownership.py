@@ -34,8 +34,8 @@ GENERATION = "tl_generation"
 CLAIM = "\x1fclaim\x1f"
 """Key prefix of a claim; no lane has the empty key. Each claim has a key of its own, so none hides another."""
 SURE_FOR = 8.0
-"""Seconds; less than a group's session timeout without the time between two heartbeats (15 s less 3 s on Kafka, less 5 s
-on SQLite): a member that is stopped just before a heartbeat is taken for dead that much earlier."""
+"""Seconds; less than a group's session timeout without the time between two heartbeats (15 s less 3 s on both buses): a
+member that is stopped just before a heartbeat is taken for dead that much earlier."""
 
 
 class Fenced(LostAssignment):

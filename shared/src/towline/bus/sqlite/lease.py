@@ -21,7 +21,7 @@ from towline.bus.port import BusDown, LostAssignment
 from towline.bus.sqlite.ledger import Ledger
 from towline.errors import Permanent
 
-HEARTBEAT_S = 5.0
+HEARTBEAT_S = 3.0
 EXPIRES_MS = 15_000
 """Silence after which a member is put out."""
 REBALANCE_MS = 60_000
