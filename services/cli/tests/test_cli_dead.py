@@ -16,7 +16,7 @@ import pytest
 
 from towline import flow
 from towline.bus.open import open_bus
-from towline.bus.port import Bus, NewRecord, TopicPartition
+from towline.bus.port import Bus, NewRecord, Record, TopicPartition
 from towline.delivery import codec
 from towline.delivery.lane import SEPARATOR
 from towline.delivery.letters import Kind, Letter, letter_records
@@ -284,6 +284,19 @@ async def test_a_wrong_key_or_service_gets_the_nearest_right_one(
 def test_whatever_a_payload_is_something_is_shown(value: bytes | None) -> None:
     lines = payload_lines(value)
     assert bool(lines) == bool(value)
+
+
+async def test_a_letter_whose_key_no_service_can_have_is_not_waited_for(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with log_at(shop) as bus:
+        record = Record("towline.changes", 3, 1, "k" * 5000, b"", {}, 0)
+        written = letter_records(
+            flow.dead_of("notifier"), 3, "notifier", record, kind=Kind.UNDECODABLE, reason="why", version="1"
+        )
+        await bus.publish(written)
+    assert await replaying(shop, Picked(all=True), yes=True, by="ada", reason="", wait=20.0) == 0
+    assert "cannot be replayed: its key is longer" in capsys.readouterr().out
 
 
 async def test_nothing_of_a_letter_reaches_the_terminal_as_a_command(

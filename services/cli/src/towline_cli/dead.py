@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -106,7 +106,11 @@ async def replaying(config: Path, picked: Picked, *, yes: bool, by: str, reason:
         found = await read_letters(bus, PARTITIONS)
         short = view.short_ids(found.letters)
         chosen, refused = _open_of(found, picked)
-        parked = await _parked(bus, chosen, picked)
+        for letter in chosen:
+            if not letter.whole_key:
+                _say(f"{short[letter.id]} cannot be replayed: its key is longer than any service has")
+        chosen = [letter for letter in chosen if letter.whole_key]
+        parked = await _parked(bus, chosen, picked, found.services)
         _refuse_out_of_order(chosen, parked, picked, short)
         groups: dict[view.Key, list[Letter]] = {key: [] for key in parked if _means(picked, key)}
         groups.update(view.by_key(chosen))
@@ -172,10 +176,9 @@ def _open_of(found: Found, picked: Picked) -> tuple[list[Letter], list[Letter]]:
     return [letter for letter in found.letters if letter.open and wanted.takes(letter)], []
 
 
-async def _parked(bus: Bus, chosen: Sequence[Letter], picked: Picked) -> dict[view.Key, str]:
+async def _parked(bus: Bus, chosen: Sequence[Letter], picked: Picked, services: Collection[str]) -> dict[view.Key, str]:
     places = places_of(chosen)
     if picked.key is not None:  # a parked key may have no letters any more, and is released all the same
-        services = {topic.split(".")[1] for topic in await bus.topics() if topic.endswith(".dead")}
         places |= {(service, partition_of(picked.key, PARTITIONS)) for service in services}
     return await read_parked(bus, places)
 
