@@ -23,9 +23,10 @@ from towline.bus.port import Bus, BusDown, Consumer, LostAssignment, TopicPartit
 from towline.delivery import codec, outage
 from towline.delivery.commits import Commits
 from towline.delivery.effects import Effects, failed
+from towline.delivery.forgotten import FORGOTTEN_STAYS
 from towline.delivery.intake import Intake
 from towline.delivery.lane import OutboxItem
-from towline.delivery.lanes import FORGOTTEN_STAYS, Lanes
+from towline.delivery.lanes import Lanes
 from towline.delivery.membership import Membership
 from towline.delivery.model import Envelope, S, Service, TimerFired
 from towline.delivery.outlast import outlast
@@ -299,7 +300,7 @@ class Runtime(Generic[S]):
                 await self._lanes.flush(self._intake.busy)
                 await self._commits.commit()
                 killpoint.passed(self.service.name, "committed")
-                if loop.time() >= sweep_at:
+                if loop.time() >= sweep_at or self._lanes.crowded:
                     sweep_at = loop.time() + SWEEP_EVERY
                     await self._lanes.sweep(self._intake.busy, self._committed)
             except (BusDown, LostAssignment) as error:
