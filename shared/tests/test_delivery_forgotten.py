@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+
 import pytest
+from shared.tests.conftest import Tally
+from shared.tests.test_delivery_membership import end, forgets, play, push, rows, start
 
 from towline.delivery import forgotten
 from towline.delivery.forgotten import Forgotten
+from towline.delivery.model import Service
+from towline.testing.memory import MemoryBus
 
 
 def test_what_was_forgotten_long_ago_may_go_and_what_is_in_use_again_may_not() -> None:
@@ -38,3 +45,21 @@ def test_of_too_many_the_longest_forgotten_may_go_before_their_time(monkeypatch:
         lanes.drop(key)
     assert lanes.outlived(12.0) == []
     assert len(lanes) == 10
+
+
+def test_where_keys_come_and_go_quickly_memory_does_not_wait_for_a_sweep(
+    tally: Service[Tally], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forgotten, "MOST_FORGOTTEN", 20)
+    monkeypatch.setattr(forgotten, "CROWDED", 22)
+
+    async def scene(bus: MemoryBus) -> None:
+        runtime, task = start(bus, replace(tally, decide=forgets))
+        for number in range(100):
+            await push(bus, "h", 1, repo=f"local/{number}")
+        await asyncio.sleep(5)
+        assert len(runtime._lanes) <= 22
+        assert len(rows(bus)) <= 22, "what left memory left the log"
+        await end(runtime, task)
+
+    play(scene)
