@@ -247,6 +247,25 @@ async def test_a_publish_of_another_connection_wakes_a_waiting_fetch(ground: Gro
     assert numbers(await asyncio.wait_for(waiting, 5)) == [0]
 
 
+async def test_a_seek_under_a_waiting_fetch_loses_nothing(ground: Ground, bus: Bus) -> None:
+    """It once did, on Kafka: what the waiting fetch brought from the new position was taken for what it had before."""
+    topic = ground.topic(partitions=1)
+    await bus.ensure([topic])
+    await bus.publish(count_up(topic, 10))
+    at = TopicPartition(topic.name, 0)
+    consumer = await bus.consumer(ground.group(), [topic.name], member="0")
+    await ground.collect(consumer, 10)
+
+    waiting = asyncio.create_task(consumer.fetch(timeout=1))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    consumer.seek(at, 3)
+    records = [*await waiting]
+    records += await ground.collect(consumer, 7 - len(records))
+
+    assert numbers(records) == list(range(3, 10))
+
+
 async def test_closing_wakes_a_waiting_fetch(ground: Ground, bus: Bus) -> None:
     topic = ground.topic()
     await bus.ensure([topic])

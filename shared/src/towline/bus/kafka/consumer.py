@@ -88,7 +88,8 @@ class KafkaConsumer:
         self._leaving = False
         """A loss is being told: what the client still has of it is nobody's."""
         self._paused: set[TopicPartition] = set()
-        self._sought: set[TopicPartition] = set()
+        self._sought: dict[TopicPartition, int] = {}
+        """Where to, since the fetch under way began: what it brings of them may be from before or from behind."""
         self._membership = asyncio.Lock()
         self._woken = asyncio.Event()
         self._sure_at = time.monotonic()
@@ -180,7 +181,7 @@ class KafkaConsumer:
     def seek(self, partition: TopicPartition, offset: int) -> None:
         if self._client is None or partition not in self._assignment:
             raise LostAssignment(f"group {self.group} has not assigned {partition} to this member")
-        self._sought.add(partition)
+        self._sought[partition] = offset
         self._client.seek(aiokafka.TopicPartition(*partition), offset)
 
     def pause(self, *partitions: TopicPartition) -> None:
@@ -322,18 +323,19 @@ class KafkaConsumer:
             return accepted
         for partition, records in found.items():
             at = TopicPartition(*partition)
-            if at in self._paused:
+            if at in self._paused or at in self._sought:
                 self._give_back(client, partition, records)
-            elif at in self._assignment and at not in self._sought:
+            elif at in self._assignment:
                 accepted += map(record_of, records)
         return accepted
 
     def _give_back(
         self, client: AIOKafkaConsumer, partition: aiokafka.TopicPartition, records: list[aiokafka.ConsumerRecord]
     ) -> None:
-        if records and TopicPartition(*partition) not in self._sought:
+        """The next fetch gets them again, from where was sought if that was."""
+        if records:
             with suppress(errors.IllegalStateError, AssertionError):
-                client.seek(partition, records[0].offset)
+                client.seek(partition, self._sought.get(TopicPartition(*partition), records[0].offset))
 
     async def _make_sure(self) -> None:
         """The client says nothing when the cluster is gone, so an empty fetch asks from time to time."""
