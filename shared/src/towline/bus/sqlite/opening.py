@@ -28,7 +28,8 @@ from towline.errors import Permanent
 
 _LOG = logging.getLogger(__name__)
 _AGAIN_S = 0.02
-_STANDING = "SELECT t.name, h.partition, h.next FROM heads h JOIN topics t ON t.id = h.topic ORDER BY 1, 2"
+_MOST_LOGS = 2**20
+"""More beginnings of the log than there are between two looks at its number."""
 WAL_BYTES = 64 * 1024 * 1024
 """Above this the write-ahead log is cut as soon as no reader is in it; every log file is cut to it."""
 SMALL_BYTES = 256 * 1024 * 1024
@@ -43,6 +44,8 @@ class OpenFile:
         self.place = place
         self.connection: sqlite3.Connection
         self._row = f"{lease.this_process()}/{secrets.token_hex(4)}"
+        self._ended: tuple[str, ...] = ()
+        """Users that have ended without closing."""
         self._looked_again = False
         """Whoever opens the file just now has its row before we know of its log: then a second look finds both."""
         deadline = time.monotonic() + BUSY_TIMEOUT_S
@@ -67,7 +70,10 @@ class OpenFile:
                 last = self.connection.execute("PRAGMA journal_mode=DELETE").fetchone()[0] == "delete"
             self.connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
             if last:
+                self.connection.execute("BEGIN IMMEDIATE")
                 self.connection.execute("DELETE FROM users")
+                self.connection.execute("UPDATE identity SET log = 0")
+                self.connection.execute("COMMIT")
             else:
                 self.connection.execute("DELETE FROM users WHERE process = ?", (self._row,))
         with suppress(sqlite3.Error):
@@ -99,9 +105,14 @@ class OpenFile:
             self._check(lacks_log=mode == "wal" and log_bytes < 0, has_log=log_bytes > 0)
             self.connection.execute("COMMIT")
             self._turn_log_on()
+            self.connection.execute("BEGIN IMMEDIATE")
+            # In one transaction, so that a log which is in use always has a user.
+            self.connection.executemany("DELETE FROM users WHERE process = ?", [(user,) for user in self._ended])
             self.connection.execute("INSERT INTO users SELECT ?, id, ? FROM identity", (self._row, _boot()))
-            # So that a copy of the file without its log is known for one.
-            self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if log_bytes <= 0:
+                self.connection.execute("UPDATE identity SET log = 0")  # a new one, whose number is not known yet
+            self.connection.execute("COMMIT")
+            self._note_log()
         except BaseException:
             self.connection.close()
             raise
@@ -117,8 +128,6 @@ class OpenFile:
     def _check(self, *, lacks_log: bool, has_log: bool) -> None:
         whole.check_order(self.connection, self.place.path)
         users = dict(self.connection.execute("SELECT process, boot FROM users"))
-        if self._has_foreign_log() if has_log and not users else self._has_foreign_user():
-            raise whole.damaged(self.place.path, f"its write-ahead log {self.place.wal.name} is another file's")
         lives = any(_lives(user) for user in users)
         if lacks_log and users:
             if lives and not self._looked_again:
@@ -127,26 +136,46 @@ class OpenFile:
             raise whole.without_log(self.place.path)
         if lives or not (users or has_log):
             return
+        if has_log and self._has_foreign_log(bool(users)):
+            raise whole.damaged(self.place.path, f"its write-ahead log {self.place.wal.name} is another file's")
         machine_ended = any(boot != _boot() for boot in users.values())
         if machine_ended or self.place.path.stat().st_size <= SMALL_BYTES:
             _LOG.info("the bus file %s was not closed: all of it is checked", self.place.path)
             whole.check_pages(self.connection, self.place.path)
-        self.connection.execute("DELETE FROM users")
+        self._ended = tuple(users)
 
-    def _has_foreign_user(self) -> bool:
-        return self.connection.execute("SELECT 1 FROM users, identity WHERE file != id").fetchone() is not None
+    def _has_foreign_log(self, used: bool) -> bool:
+        """SQLite would apply any log that is whole. By `identity.log` ours is known: see `_note_log`.
 
-    def _has_foreign_log(self) -> bool:
-        """Nobody uses the file, yet there is a log: either it is in the file already, or it never was this file's.
-
-        SQLite would apply any log that is whole. Its library keeps a descriptor open for as long as this process has
-        locks on the file, so that closing the second connection takes none away.
+        SQLite's library keeps a descriptor open for as long as this process has locks on the file, so that closing
+        the second connection takes none away.
         """
         alone = sqlite3.connect(f"file:{quote(str(self.place.path))}?immutable=1", uri=True)
         try:
-            return alone.execute(_STANDING).fetchall() != self.connection.execute(_STANDING).fetchall()
+            its_own = alone.execute("SELECT id FROM identity").fetchone()
         finally:
             alone.close()
+        file, log = self.connection.execute("SELECT id, log FROM identity").fetchone()
+        if its_own != (file,) or self.connection.execute("SELECT 1 FROM users WHERE file != ?", (file,)).fetchone():
+            return True
+        if log == 0:
+            return not used  # who closed last left no log; who began one has a row
+        return bool((self._log_number() - log) % 2**32 > _MOST_LOGS)
+
+    def _note_log(self) -> None:
+        """Keep the number of the log in the file itself, so that a copy without its log, or a strange log, is known.
+
+        A log begins with a random number, which SQLite raises by 1 whenever it begins it anew (the first salt of the
+        WAL header, sqlite.org/fileformat2.html section 4.1).
+        """
+        self.connection.execute("UPDATE identity SET log = ?", (self._log_number(),))
+        self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+    def _log_number(self) -> int:
+        """0 for none. The log's own descriptor carries no locks."""
+        with self.place.wal.open("rb") as log:
+            header = log.read(20)
+        return int.from_bytes(header[16:20], "big") if len(header) == 20 else 0
 
 
 def _boot() -> str:

@@ -82,8 +82,8 @@ CREATE TABLE members (
 """`groups` and `members` belong to `lease`."""
 
 _USERS = """
-CREATE TABLE identity (id TEXT NOT NULL);
-INSERT INTO identity VALUES (lower(hex(randomblob(16))));
+CREATE TABLE identity (id TEXT NOT NULL, log INTEGER NOT NULL);
+INSERT INTO identity VALUES (lower(hex(randomblob(16))), 0);
 CREATE TABLE users (process TEXT PRIMARY KEY, file TEXT NOT NULL, boot TEXT NOT NULL) WITHOUT ROWID;
 """
 """Who has the file open, and which file that is; belongs to `opening`."""
