@@ -10,9 +10,9 @@
                                             between processes the publisher is another one
     bus.publish_to_handle_p99.…             the same, 99th percentile at 500 events/s
     delivery.turn.sqlite                    from `emit` until the decided event can be read
-    delivery.memory.keys_go, .keys_stay     resident memory that 900,000 more events and 90,000 more keys leave behind;
-                                            with --quick 27,000 events: the same slope shows, and a limit of 20 MiB
-                                            catches it only when it is ten times as steep
+    delivery.memory.keys_go, .keys_stay     resident memory that 900,000 events more leave behind, of keys that come and
+                                            go (100,000 in all) and of 100,000 that stay; with --quick 27,000 more:
+                                            the same limit, so it sees only what is thirty times as steep
     delivery.idle.cpu, .wakeups             what five services use that have nothing to do
 
 Floors are bare sqlite3 with synchronous=FULL, the peer is bare aiokafka, each in the same rounds (see bus_figures/).
