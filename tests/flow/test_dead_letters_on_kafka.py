@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import orjson
 import pytest
@@ -11,6 +12,7 @@ from shared.tests.test_delivery_dead import (  # noqa: F401 collected here with 
     HOT,
     Stage,
     staged,
+    stuck,
     test_a_crash_before_a_letter_is_resolved_does_not_double_it,
     test_a_letter_is_not_old_for_what_its_producer_said_later,
     test_a_record_as_large_as_can_be_is_replayed,
@@ -28,6 +30,7 @@ from towline.bus.partition import partition_of
 from towline.bus.port import TopicPartition
 from towline.delivery.letters import Fold, Letter, record_of
 from towline.testing import running
+from towline_cli.dead import Picked, replaying
 
 pytestmark = pytest.mark.kafka
 
@@ -36,6 +39,19 @@ pytestmark = pytest.mark.kafka
 async def stage(kafka_address: str) -> AsyncIterator[Stage]:
     async with staged(f"kafka://{kafka_address}") as on_kafka:
         yield on_kafka
+
+
+async def test_one_command_puts_a_stuck_key_right(
+    stage: Stage, kafka_address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "towline.yaml"
+    config.write_text(f"bus: kafka://{kafka_address}\ndata: {tmp_path}\n")
+    await stuck(stage)
+    picked = Picked(key=HOT, service=stage.name)
+    async with running(stage.bus, stage.new):
+        assert await replaying(config, picked, yes=False, by="ada", reason="upgraded", wait=30.0) == 0
+    assert capsys.readouterr().out.endswith(f"3 replayed\n{stage.name} {HOT} is free\n")
+    assert await stage.words() == ("a", "b", "poison", "c", "d")
 
 
 async def test_what_no_towline_would_write_ends_whole_among_the_dead_letters(stage: Stage, kafka_address: str) -> None:
