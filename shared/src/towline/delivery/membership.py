@@ -67,8 +67,11 @@ class Membership(Generic[S]):
 
     async def assigned(self, gained: Assignment) -> None:
         """Raises LostAssignment, BusDown; then the bus tells it again."""
+        taking = (self._take(partition) for partition in sorted({at.partition for at in gained}))
         with self._change():
-            await asyncio.gather(*(self._take(partition) for partition in sorted({at.partition for at in gained})))
+            for result in await asyncio.gather(*taking, return_exceptions=True):
+                if isinstance(result, BaseException):
+                    raise result
         if self._lanes.holds(WATCHES_FROM):
             self._watches.begin()
         self.started.set()
@@ -151,6 +154,7 @@ class Membership(Generic[S]):
             await asyncio.sleep(TAKE_AGAIN_AFTER)
             given = everywhere & consumer.assignment
             if not given:
+                self._commits.go(everywhere)
                 return
             try:
                 await self._take(partition)
@@ -161,6 +165,9 @@ class Membership(Generic[S]):
                     "a partition could not be taken again",
                     extra={"service": self._service, "partition": partition, "error": str(error)},
                 )
+                self._drop_lanes({partition})
+                continue
+            if not self._lanes.holds(partition):  # claimed again meanwhile
                 self._drop_lanes({partition})
                 continue
             self._commits.go(everywhere)
