@@ -11,8 +11,8 @@
     bus.publish_to_handle_p99.…             the same, 99th percentile at 500 events/s
     delivery.turn.sqlite                    from `emit` until the decided event can be read
     delivery.memory.keys_go, .keys_stay     resident memory that 900,000 events more leave behind, of keys that come and
-                                            go (100,000 in all) and of 100,000 that stay; with --quick 27,000 more:
-                                            the same limit, so it sees only what is thirty times as steep
+                                            go (100,000 in all) and of 100,000 that stay; with --quick 18,000 more:
+                                            the same limit, so it sees only what is fifty times as steep
     delivery.idle.cpu, .wakeups             what five services use that have nothing to do
 
 Floors are bare sqlite3 with synchronous=FULL, the peer is bare aiokafka, each in the same rounds (see bus_figures/).
@@ -41,14 +41,14 @@ Subject = Callable[[Path, str | None, bool], Awaitable[bool]]
 
 
 async def measure_throughput(folder: Path, address: str | None, quick: bool) -> bool:
-    fine = await throughput.sqlite(folder, *((3, 3000) if quick else (5, 20_000)))
+    fine = await throughput.sqlite(folder, *((2, 3000) if quick else (5, 20_000)))
     if address is not None:
-        fine &= await throughput.kafka(address, *((3, 5000) if quick else (5, 20_000)))
+        fine &= await throughput.kafka(address, *((2, 5000) if quick else (5, 20_000)))
     return fine
 
 
 async def measure_latency(folder: Path, address: str | None, quick: bool) -> bool:
-    rounds, events = (3, 90) if quick else (5, 500)
+    rounds, events = (2, 80) if quick else (5, 500)
     fine = await latency.sqlite(folder, rounds, events)
     if address is not None:
         fine &= await latency.kafka(address, rounds, events)
@@ -59,7 +59,7 @@ SUBJECTS: dict[str, Subject] = {
     "throughput": measure_throughput,
     "latency": measure_latency,
     "turn": lambda folder, _, quick: rest.turned(folder, 50 if quick else 500),
-    "memory": lambda folder, _, quick: memory.sqlite(folder, 30_000 if quick else 1_000_000),
+    "memory": lambda folder, _, quick: memory.sqlite(folder, 20_000 if quick else 1_000_000),
     "idle": lambda folder, _, quick: rest.idle(folder, 3 if quick else 30),
 }
 

@@ -122,7 +122,7 @@ async def measured(url: str, rounds: int, events: int, *, inside: bool, each: Ca
                 await elsewhere(url, "one_by_one", events // rounds)
             await clock.reached(quiet)
             each()
-        many = max(events, RATE * 3)
+        many = max(2 * events, RATE * 2)
         await (paced(bus, many) if inside else elsewhere(url, "paced", many))
         await clock.reached(quiet + many)
     await bus.close()
