@@ -152,6 +152,7 @@ async def test_the_wrong_kind_of_listener_is_told_by_its_name(
 async def test_no_secret_is_logged_at_any_level(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
     """The client writes out each request at level debug, and a PLAIN login is one."""
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "aiokafka")
 
     await use(guarded.url("sasl"), guarded.settings(guarded.tls, guarded.login("PLAIN")))
 
