@@ -63,3 +63,21 @@ def test_where_keys_come_and_go_quickly_memory_does_not_wait_for_a_sweep(
         await end(runtime, task)
 
     play(scene)
+
+
+def test_keys_that_wait_for_nothing_hold_no_task_and_no_queue(tally: Service[Tally]) -> None:
+    async def scene(bus: MemoryBus) -> None:
+        runtime, task = start(bus, tally)
+        await push(bus, "h", 1, repo="local/first")
+        await asyncio.sleep(10)
+        before = len(asyncio.all_tasks())
+        for number in range(200):
+            await push(bus, "h", 1, repo=f"local/{number}")
+        await asyncio.sleep(10)
+        assert len(runtime._lanes) == 201
+        assert len(asyncio.all_tasks()) == before
+        assert not runtime._intake.busy
+        assert runtime._effects.running == 0
+        await end(runtime, task)
+
+    play(scene)
