@@ -325,3 +325,24 @@ def test_a_bus_that_compares_generations_fences_by_itself() -> None:
         assert 0 not in owner.holdings
 
     virtual.run(scene())
+
+
+def test_a_new_owner_puts_right_what_a_zombie_wrote_before_compaction_makes_it_final() -> None:
+    async def scene() -> None:
+        log = MemoryLog()
+        for topic in flow.topics((SERVICE,)):
+            log.ensure(topic)
+        first, second, third = (Owner(log, number) for number in (1, 2, 3))
+        await first.take()
+        await second.take()
+        await second.write("a\x1fstate", b"new")
+        with pytest.raises(Fenced):
+            await first.write("a\x1fstate", b"late")
+        await third.take()
+        last = {record.key: record.offset for record in log.records[AT]}
+        log.records[AT][:] = [record for record in log.records[AT] if record.offset == last[record.key]]
+        assert folded(log) == third.knows == {"a\x1fstate": b"new"}
+        claims = [record for record in log.records[AT] if record.key.startswith(CLAIM) and record.value is not None]
+        assert len(claims) == 1, "the claims before it are taken away behind what was put right"
+
+    virtual.run(scene())
