@@ -46,6 +46,7 @@ def run(
     service: Annotated[str, typer.Argument(help=f"One of: {', '.join(SERVICES)}.")],
     config: Config = None,
     name: Name = None,
+    member: Annotated[str | None, typer.Option(help="Name among the processes of this service; see `member`.")] = None,
 ) -> None:
     """Run one service, as in production."""
     import asyncio
@@ -59,7 +60,8 @@ def run(
     from towline_cli.compose import run as run_services
     from towline_cli.settings import read
 
-    asyncio.run(run_services([service], read(config_of(config, name), os.environ)))
+    told = {} if member is None else {"TOWLINE_MEMBER": member}
+    asyncio.run(run_services([service], read(config_of(config, name), {**os.environ, **told})))
 
 
 @app.command()
