@@ -278,9 +278,9 @@ class BusMachine(RuleBasedStateMachine):
         if len(self.groups[which].members) < MOST_MEMBERS:
             self.step(self._join(self.groups[which], choice % len(self.connections), commits=commits))
 
-    async def _join(self, group: Group, connection: int, *, commits: bool) -> Member:
+    async def _join(self, group: Group, connection: int, *, commits: bool, name: str = "") -> Member:
         self.joined += 1
-        member = Member(f"member-{self.joined}", group, connection, commits)
+        member = Member(name or f"member-{self.joined}", group, connection, commits)
 
         async def on_assigned(gained: Assignment) -> None:
             await asyncio.sleep(0)
@@ -345,23 +345,27 @@ class BusMachine(RuleBasedStateMachine):
         self.step(work())
 
     @precondition(lambda self: self.members)
-    @rule(choice=number)
-    def dies(self, choice: int) -> None:
+    @rule(choice=number, again=st.booleans())
+    def dies(self, choice: int, *, again: bool) -> None:
         """The whole process of a member, with all its other members; another is started in its place."""
-        self._replace(self.member(choice).connection, self.place.kill)
+        self._replace(self.member(choice).connection, self.place.kill, again=again)
 
-    @rule(choice=number)
-    def restarts(self, choice: int) -> None:
-        self._replace(choice % len(self.connections), self.place.close)
+    @rule(choice=number, again=st.booleans())
+    def restarts(self, choice: int, *, again: bool) -> None:
+        self._replace(choice % len(self.connections), self.place.close, again=again)
 
-    def _replace(self, connection: int, leave: Any) -> None:
+    def _replace(self, connection: int, leave: Any, *, again: bool) -> None:
+        """`again`: the members come back under their names."""
         bus = self.connections[connection]
 
         async def work() -> None:
-            for member in [each for each in self.members if each.connection == connection]:
+            gone = [each for each in self.members if each.connection == connection]
+            for member in gone:
                 member.leave()
             await leave(bus)
             self.connections[connection] = await self.place.open()
+            for member in gone if again else ():
+                await self._join(member.group, connection, commits=member.commits_when_revoked, name=member.name)
 
         self.step(work())
 
@@ -562,8 +566,8 @@ class BusMachine(RuleBasedStateMachine):
             await self._is_given_everything(group)
 
     async def _is_given_everything(self, group: Group) -> None:
-        if not group.members:
-            await self._join(group, 0, commits=False)
+        if len(group.members) < MOST_MEMBERS:
+            await self._join(group, 0, commits=False)  # what is paused stays so over this
         await self._settle(group)
         await self._fills_up()
         await gather(self._fetch(member, 500, self.place.glance_s) for member in group.members)

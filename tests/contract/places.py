@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from contextlib import closing
 from functools import cache
 from pathlib import Path
@@ -87,7 +87,15 @@ class Place(ABC):
     def end(self) -> None:
         while self.opened:
             self.run(self.opened.pop().close())
+        if left := asyncio.all_tasks(self.loop):
+            for task in left:
+                task.cancel()
+            self.run(_ended(left))
         self.loop.close()
+
+
+async def _ended(tasks: Collection[asyncio.Task[Any]]) -> None:
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class MemoryPlace(Place):

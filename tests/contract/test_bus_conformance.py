@@ -16,13 +16,13 @@ from tests.contract.machine import BusMachine
 from tests.contract.places import KafkaPlace, MemoryPlace, Place, SqlitePlace
 
 PROFILE = os.environ.get("TOWLINE_PROFILE", "default")
-IN_MEMORY = {"fast": 25, "default": 500, "nightly": 10_000}[PROFILE]
-ON_SQLITE = {"fast": 4, "default": 60, "nightly": 1_000}[PROFILE]
+IN_MEMORY = {"fast": 10, "default": 500, "nightly": 10_000}[PROFILE]
+ON_SQLITE = {"fast": 2, "default": 60, "nightly": 1_000}[PROFILE]
 ON_KAFKA_S = {"fast": 10.0, "default": 60.0, "nightly": 900.0}[PROFILE]
 AS_FOUND = [Phase.explicit, Phase.reuse, Phase.generate]
 """Without shrinking, which takes five minutes; it can be done at leisure with the `@reproduce_failure` printed."""
-HEARTBEAT_MS = 100
-"""How soon a member of a Kafka group hears of a rebalance."""
+HEARTBEAT_MS, SESSION_MS = 100, 6_000
+"""How soon a member of a Kafka group hears of a rebalance, and how long one is waited for that died while it joined."""
 
 
 class InMemory(BusMachine):
@@ -57,7 +57,7 @@ def attentive_members() -> Iterator[None]:
 
     class Attentive(AIOKafkaConsumer):  # type: ignore[misc]
         def __init__(self, **options: object) -> None:
-            super().__init__(**{**options, "heartbeat_interval_ms": HEARTBEAT_MS})
+            super().__init__(**{**options, "heartbeat_interval_ms": HEARTBEAT_MS, "session_timeout_ms": SESSION_MS})
 
     with patch("towline.bus.kafka.consumer.AIOKafkaConsumer", Attentive):
         yield
