@@ -7,7 +7,8 @@ the write-ahead log off. What the rows of processes that have ended say:
   (`PRAGMA quick_check`).
 - One of this boot: a process was killed, which SQLite's log makes good. A large file is not read for that, a small
   one is. What costs little is checked at every opening.
-- There is no log: the file was copied without it, or it was lost, and with it what was published last.
+- There is no log: it was lost, and with it what was published last, or SQLite removed it at a kill; a warning says so.
+  Where the process still lives, the file is a copy of the one in use, without its log: it is refused.
 """
 
 from __future__ import annotations
@@ -64,20 +65,25 @@ class OpenFile:
     def close(self) -> None:
         """Leave the file. Only the last one can turn the log off; SQLite refuses it to everybody else."""
         with suppress(sqlite3.Error):
-            self.connection.execute("PRAGMA busy_timeout=0")
-            last = False
-            with suppress(sqlite3.Error):
-                last = self.connection.execute("PRAGMA journal_mode=DELETE").fetchone()[0] == "delete"
-            self.connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
-            if last:
+            if not self._turn_log_off():
+                self.connection.execute("DELETE FROM users WHERE process = ?", (self._row,))
+            if self._turn_log_off():
                 self.connection.execute("BEGIN IMMEDIATE")
                 self.connection.execute("DELETE FROM users")
                 self.connection.execute("UPDATE identity SET log = 0")
                 self.connection.execute("COMMIT")
-            else:
-                self.connection.execute("DELETE FROM users WHERE process = ?", (self._row,))
         with suppress(sqlite3.Error):
             self.connection.close()
+
+    def _turn_log_off(self) -> bool:
+        """Only the last one can. Without it the last connection to close would remove the log, and leave no word."""
+        self.connection.execute("PRAGMA busy_timeout=0")
+        try:
+            return bool(self.connection.execute("PRAGMA journal_mode=DELETE").fetchone()[0] == "delete")
+        except sqlite3.Error:
+            return False
+        finally:
+            self.connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
 
     def cut_log(self) -> None:
         """Bring the log into the file and begin it anew, unless readers are in it for longer than a moment."""
@@ -108,12 +114,18 @@ class OpenFile:
             self.connection.execute("BEGIN IMMEDIATE")
             # In one transaction, so that a log which is in use always has a user.
             self.connection.executemany("DELETE FROM users WHERE process = ?", [(user,) for user in self._ended])
-            self.connection.execute("INSERT INTO users SELECT ?, id, ? FROM identity", (self._row, _boot()))
+            self.connection.execute("INSERT OR REPLACE INTO users SELECT ?, id, ? FROM identity", (self._row, _boot()))
             if log_bytes <= 0:
                 self.connection.execute("UPDATE identity SET log = 0")  # a new one, whose number is not known yet
             self.connection.execute("COMMIT")
             self._note_log()
-        except BaseException:
+        except BaseException as error:
+            with suppress(sqlite3.Error):
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error):  # and not by what was found: that must be found again
+                    self.connection.execute("DELETE FROM users WHERE process = ?", (self._row,))
+                    self._turn_log_off()
             self.connection.close()
             raise
 
@@ -128,18 +140,25 @@ class OpenFile:
     def _check(self, *, lacks_log: bool, has_log: bool) -> None:
         whole.check_order(self.connection, self.place.path)
         users = dict(self.connection.execute("SELECT process, boot FROM users"))
+        users.pop(self._row, None)  # of a try that failed
         lives = any(_lives(user) for user in users)
-        if lacks_log and users:
-            if lives and not self._looked_again:
+        if lacks_log and lives:
+            if not self._looked_again:
                 self._looked_again = True
                 raise BusDown(f"the bus file {self.place.path} is being opened")
             raise whole.without_log(self.place.path)
+        if lacks_log and users:  # SQLite itself removes a log when two end at once, and one of them by a kill
+            _LOG.warning(
+                "the bus file %s was not closed and has no write-ahead log: if it is a copy, or somebody removed the "
+                "log, what was published last is missing",
+                self.place.path,
+            )
         if lives or not (users or has_log):
             return
         if has_log and self._has_foreign_log(bool(users)):
             raise whole.damaged(self.place.path, f"its write-ahead log {self.place.wal.name} is another file's")
         machine_ended = any(boot != _boot() for boot in users.values())
-        if machine_ended or self.place.path.stat().st_size <= SMALL_BYTES:
+        if machine_ended or lacks_log or self.place.path.stat().st_size <= SMALL_BYTES:
             _LOG.info("the bus file %s was not closed: all of it is checked", self.place.path)
             whole.check_pages(self.connection, self.place.path)
         self._ended = tuple(users)
