@@ -47,8 +47,8 @@ class OpenFile:
         self._row = f"{lease.this_process()}/{secrets.token_hex(4)}"
         self._ended: tuple[str, ...] = ()
         """Users that have ended without closing."""
-        self._looked_again = False
-        """Whoever opens the file just now has its row before we know of its log: then a second look finds both."""
+        self._look_until = time.monotonic() + BUSY_TIMEOUT_S / 2
+        """Others that open, close or are killed just now leave rows and log apart for a moment."""
         deadline = time.monotonic() + BUSY_TIMEOUT_S
         prepare(place)
         while True:
@@ -143,8 +143,7 @@ class OpenFile:
         users.pop(self._row, None)  # of a try that failed
         lives = any(_lives(user) for user in users)
         if lacks_log and lives:
-            if not self._looked_again:
-                self._looked_again = True
+            if time.monotonic() < self._look_until:
                 raise BusDown(f"the bus file {self.place.path} is being opened")
             raise whole.without_log(self.place.path)
         if lacks_log and users:  # SQLite itself removes a log when two end at once, and one of them by a kill
@@ -156,7 +155,10 @@ class OpenFile:
         if lives or not (users or has_log):
             return
         if has_log and self._has_foreign_log(bool(users)):
-            raise whole.damaged(self.place.path, f"its write-ahead log {self.place.wal.name} is another file's")
+            _LOG.warning(
+                "the write-ahead log %s looks like another file's, or was left by a kill while it was closed",
+                self.place.wal,
+            )
         machine_ended = any(boot != _boot() for boot in users.values())
         if machine_ended or lacks_log or self.place.path.stat().st_size <= SMALL_BYTES:
             _LOG.info("the bus file %s was not closed: all of it is checked", self.place.path)
