@@ -12,12 +12,13 @@ from shared.tests.conftest import NOW, Hint, Tally, Tell, Told, created
 
 from towline import flow
 from towline.bus.partition import partition_of
-from towline.bus.port import BusDown, NewRecord, TopicPartition
+from towline.bus.port import BusDown, NewRecord, Topic, TopicPartition
 from towline.delivery import codec, progress
 from towline.delivery.commits import Commits
 from towline.delivery.holdings import Holdings
 from towline.delivery.lane import Lane, Loader
 from towline.delivery.model import EffectContext, Envelope, Service, Source
+from towline.delivery.ownership import CLAIM
 from towline.delivery.progress import LONGEST_OPEN, MOST_OPEN, Progress, held_back
 from towline.delivery.runtime import CLOSE_SECONDS, DRAIN_SECONDS, Runtime
 from towline.testing import virtual
@@ -101,6 +102,51 @@ def test_a_claimed_partition_is_given_up_at_once_and_taken_again_while_the_group
         await task
 
     play(scene)
+
+
+def test_what_is_assigned_while_it_is_given_up_is_claimed_once_and_committed_again(tally: Service[Tally]) -> None:
+    """Bug: both claimed it, one fenced the other, and its offsets were never committed again."""
+
+    async def scene(log: MemoryLog) -> None:
+        runtime, task = start(MemoryBus(log), tally)
+        await push(log, "h1", 1)
+        await asyncio.sleep(2)
+        await claim_behind(log)
+        await push(log, "h2", 2)
+        await asyncio.sleep(1)
+        assert not runtime._lanes.holds(PARTITION)
+        claims = [r for r in log.records[STATE] if r.key.startswith(CLAIM) and r.value]
+        # As a bus does that could not tell the former gain: nothing was told lost.
+        await runtime._membership.assigned(runtime._commits.assignment)
+        assert runtime._lanes.holds(PARTITION)
+        assert not runtime._membership._giving_up
+        await asyncio.sleep(20)
+        since = [r for r in log.records[STATE] if r.key.startswith(CLAIM) and r.value and r not in claims]
+        assert len(since) == 1
+        await push(log, "h3", 3)
+        await asyncio.sleep(5)
+        assert rebuilt(log)[REPO].state.total == 3
+        changes = TopicPartition(flow.CHANGES.topic, PARTITION)
+        assert log.offsets["notifier", changes] == log.heads[changes]
+        runtime.stop()
+        await task
+
+    play(scene)
+
+
+async def test_what_is_nobodys_here_keeps_no_other_offset_from_being_committed() -> None:
+    """Bug: one finished record of a partition that was lost refused every later commit of all others."""
+    log = MemoryLog()
+    log.ensure(Topic("t", 1))
+    consumer = await MemoryBus(log).consumer("g", ["t"], member="0")
+    await consumer.fetch(timeout=0)
+    commits, mine, lost = Commits(), TopicPartition("t", 0), TopicPartition("t", 7)
+    commits.follow(consumer)
+    for at in (mine, lost):
+        commits.progress(at).started(0, 0.0)
+        commits.finished(at, commits.progress(at), 0)
+    await commits.commit()
+    assert log.offsets["g", mine] == 1
 
 
 def test_an_idle_owner_finds_out_by_following(tally: Service[Tally]) -> None:

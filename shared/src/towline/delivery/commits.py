@@ -89,9 +89,16 @@ class Commits:
         await self._stirred.wait()
 
     async def commit(self) -> None:
-        """Raises BusDown, LostAssignment."""
+        """Raises BusDown, LostAssignment.
+
+        What this member does not have is left out: it would be refused, and with it what others wait for.
+        """
         self._stirred.clear()
-        ready = {at: offset for at, p in self._progress.items() if (offset := p.to_commit()) is not None}
+        ready = {
+            at: offset
+            for at, progress in self._progress.items()
+            if at in self.assignment and (offset := progress.to_commit()) is not None
+        }
         if ready and self._consumer is not None:
             progress = {at: self._progress[at] for at in ready}
             await self._consumer.commit(ready)

@@ -66,12 +66,20 @@ class Membership(Generic[S]):
         self._consumer = consumer
 
     async def assigned(self, gained: Assignment) -> None:
-        """Raises LostAssignment, BusDown; then the bus tells it again."""
-        taking = (self._take(partition) for partition in sorted({at.partition for at in gained}))
+        """Raises LostAssignment, BusDown; then the bus tells it again.
+
+        A partition that is being given up is taken here, and here alone: two takers would claim against each other.
+        """
+        partitions = sorted({at.partition for at in gained})
+        again = [partition for partition in partitions if partition in self._giving_up]
+        await cancelled([self._giving_up[partition] for partition in again])
+        taking = (self._take(partition) for partition in partitions)
         with self._change():
             for result in await asyncio.gather(*taking, return_exceptions=True):
                 if isinstance(result, BaseException):
                     raise result
+        await self._read_again([at for at in gained if at.partition in again])
+        self._commits.go(gained)
         if self._lanes.holds(WATCHES_FROM):
             self._watches.begin()
         self.started.set()
@@ -124,6 +132,12 @@ class Membership(Generic[S]):
             self._drop_lanes({partition})
             raise
 
+    async def _read_again(self, partitions: Collection[TopicPartition]) -> None:
+        """What was read while they were given up was accepted by nobody."""
+        for at in partitions:
+            if self._consumer is not None:
+                self._consumer.seek(at, await outlast(self._service, lambda: self._commits.committed(at)))  # noqa: B023
+
     async def _drop(self, partitions: Collection[int], lost: Assignment, deadline: float) -> None:
         self._commits.drop(lost)
         ending = self._drop_lanes(partitions)
@@ -158,8 +172,7 @@ class Membership(Generic[S]):
                 return
             try:
                 await self._take(partition)
-                for at in given:
-                    consumer.seek(at, await outlast(self._service, lambda: self._commits.committed(at)))  # noqa: B023
+                await self._read_again(given)
             except LostAssignment as error:
                 log.warning(
                     "a partition could not be taken again",
