@@ -27,7 +27,7 @@ GIT_IDENTITY = {
     "GIT_TERMINAL_PROMPT": "0",
 }
 
-settings.register_profile("fast", deadline=None, print_blob=True, max_examples=25)
+settings.register_profile("fast", deadline=None, print_blob=True, max_examples=20)
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.register_profile(
     "nightly", deadline=None, print_blob=True, max_examples=2000, suppress_health_check=[HealthCheck.too_slow]
