@@ -32,6 +32,14 @@ def test_key_and_headers_of_a_foreign_record_can_be_told_again(
         assert list(named.items()) == headers
 
 
+def test_a_header_name_that_is_no_text_is_read_and_its_bytes_are_kept() -> None:
+    _, named = portable(b"k", [(b"\xff\xc3\xa9".decode(errors="surrogateescape"), b"v"), ("ce_id", b"1")])
+
+    assert named.keys() == {"\ufffd\u00e9", "ce_id", RAW_HEADERS}
+    name, value, raw = orjson.loads(named[RAW_HEADERS])[0]
+    assert (name, base64.b64decode(value), base64.b64decode(raw)) == ("\ufffd\u00e9", b"v", b"\xff\xc3\xa9")
+
+
 def test_a_key_that_is_no_text_shares_no_lane() -> None:
     text, named = portable(b"\xff", [])
     with pytest.raises(Undecodable, match="no UTF-8"):

@@ -2,7 +2,9 @@
 
 from towline.bus.kafka.bus import KafkaBus
 from towline.bus.kafka.client_log import calm
+from towline.bus.kafka.readable import read_every_name
 
 __all__ = ["KafkaBus"]
 
 calm()
+read_every_name()

@@ -1,4 +1,4 @@
-"""The only place that reaches into the client's inside: to end what its own `stop` would wait for, and for its id.
+"""With `readable` the only place that reaches into the client's inside: to end what `stop` waits for, and for its id.
 
 `stop` of a producer delivers what it holds, for ever if the cluster is away: a batch whose failure was told already
 would be written late, behind the one that replaced it. `stop` of a consumer may hang on a broker that is silent.
