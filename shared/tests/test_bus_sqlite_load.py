@@ -88,7 +88,9 @@ def test_a_full_disk_loses_nothing_and_goes_on_when_there_is_room(tmp_path: Path
 
 
 class RestlessReaders:
-    """Two connections that are in the file by turns: at no moment is nobody."""
+    """Two connections that are in the file by turns, each longer than a commit takes: somebody always needs the log."""
+
+    HOLD_S = 0.01
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -111,6 +113,7 @@ class RestlessReaders:
             turn = 1 - turn
             if readers[turn].in_transaction:
                 readers[turn].execute("COMMIT")
+            self._ended.wait(self.HOLD_S)
         for reader in readers:
             reader.close()
 
