@@ -1,4 +1,4 @@
-"""What a stranger's Kafka record may have that the port cannot hold: a key or name that is no text, headers twice or null.
+"""What a stranger may write to Kafka that the port cannot hold: a key or name that is no text, headers twice or null.
 
 Towline writes none of these. Rule: such a record is read without fail, and its bytes go along in headers of their own,
 so that it ends among the dead letters whole.
