@@ -25,6 +25,7 @@ from towline.errors import BadInput
 
 FACTS, STATE = Topic("a.facts", 2, retention=timedelta(days=1)), Topic("b.state", 2, Cleanup.COMPACT)
 AT = TopicPartition("a.facts", 1)
+OTHERS = (TopicPartition("a.facts", 0), TopicPartition("b.state", 0), TopicPartition("b.state", 1))
 
 RECORDS = st.builds(
     Record,
@@ -39,10 +40,11 @@ RECORDS = st.builds(
 
 
 def log(records: Iterable[Record] = ()) -> list[Item]:
-    kept = list(records)
+    kept = sorted(records, key=lambda each: each.offset)
     head = Head("2026-01-01T00:00:00+00:00", "sqlite", (FACTS, STATE), ("readers",), ("readers",), damaged=True)
-    end = End(AT, len(kept), 9, ((3, 5), (7, 8)))
-    return [head, Begin(AT), *kept, end, Committed("readers", AT, 4), Tail(len(kept))]
+    end = End(AT, len(kept), max([9, *(each.offset + 1 for each in kept)]), ((3, 5), (7, 8)))
+    empty = [each for at in OTHERS for each in (Begin(at), End(at, 0, 0))]
+    return [head, Begin(AT), *kept, end, *empty, Committed("readers", AT, 4), Tail(len(kept))]
 
 
 def lines(items: Iterable[Item]) -> bytes:
@@ -64,7 +66,7 @@ def record(offset: int, key: str = "k", value: bytes | None = b"v", **headers: b
 # -- lines ------------------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(RECORDS, max_size=4))
+@given(st.lists(RECORDS, max_size=4, unique_by=lambda each: each.offset))
 def test_what_is_read_is_what_was_written(records: list[Record]) -> None:
     assert read(lines(log(records))) == log(records)
 
@@ -87,13 +89,13 @@ def test_every_changed_byte_is_found_in_its_line(data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda all: all[:-1], r"log:6: the log is cut here: expected more lines"),
+        (lambda all: all[:-1], r"log:12: the log is cut here: expected more lines"),
         (
             lambda all: [*all[:2], *all[3:]],
             r"log:3: the line is damaged, or a line before it is missing, twice or else",
         ),
         (lambda all: [*all[:3], *all[2:]], r"log:4: the line is damaged, or a line before it"),
-        (lambda all: [*all, all[-1]], r"log:6: something follows behind the tail"),
+        (lambda all: [*all, all[-1]], r"log:12: something follows behind the tail"),
         (lambda _: [], r"log:1: the file is empty: expected an exported log"),
         (
             lambda _: [b"not a log\n"],
@@ -106,6 +108,43 @@ def test_a_file_that_is_cut_or_mixed_up_is_refused_with_its_line(spoil: object, 
     whole = lines(log([record(1)])).splitlines(keepends=True)
     with pytest.raises(BadInput, match=said):
         read(b"".join(spoil(whole)))  # type: ignore[operator]
+
+
+def told(facts: Topic = FACTS, groups: tuple[str, ...] = ("readers",)) -> Head:
+    return Head("now", "sqlite", (facts,), groups)
+
+
+ONE = Topic("a.facts", 1)
+FIRST = TopicPartition("a.facts", 0)
+EMPTY = (Begin(FIRST), End(FIRST, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        ([Tail(0)], "log:1: .* belongs in the first line"),
+        ([told(ONE), told(ONE)], "log:2: .* belongs in the first line"),
+        ([told(Topic("../etc", 1))], r"log:1: .* '\.\./etc' is no name"),
+        ([told(ONE, ("\x1b[2J",))], r"log:1: .* '\\x1b\[2J' is no name"),
+        ([told(Topic("a.facts", 10**9))], "log:1: .* has 1000000000 partitions: expected 1 to 1000"),
+        ([told(ONE), Begin(AT)], "log:2: .* 'a.facts'/1 is not in the head"),
+        ([told(ONE), *EMPTY, Begin(FIRST)], "log:4: .* or was there before"),
+        ([told(FACTS), Begin(FIRST), Begin(AT)], "log:3: .* 'a.facts'/0 has not ended"),
+        ([told(FACTS), Begin(AT), record(4), record(4)], "log:4: .* offset 4 comes where 5 is the least"),
+        ([told(FACTS), Begin(AT), record(4), End(AT, 2, 9)], "log:4: .* 2 records are said, 1 are here"),
+        ([told(FACTS), Begin(AT), record(4), End(AT, 1, 4)], "log:4: .* the next offset cannot be 4"),
+        ([told(FACTS), Begin(AT), End(FIRST, 0, 0)], "log:3: .* 'a.facts'/0 ends where 'a.facts'/1 is open"),
+        ([told(ONE), *EMPTY, Committed("others", FIRST, 0)], "log:4: .* the group is not in the head"),
+        ([told(ONE), *EMPTY, Committed("readers", AT, 0)], "log:4: .* 'a.facts'/1 is not in the head"),
+        ([told(ONE), *EMPTY, Committed("readers", FIRST, -1)], "log:4: .* the next offset cannot be -1"),
+        ([told(FACTS), *EMPTY, Tail(0)], "log:4: .* 'a.facts'/1 is missing"),
+        ([told(ONE), *EMPTY, Tail(3)], "log:4: .* 3 records are said, 0 are here"),
+    ],
+)
+def test_a_file_with_right_checksums_and_wrong_contents_is_refused(items: list[Item], said: str) -> None:
+    """A partition that was not ended lost its records without a word; others were errors of ours, or never ended."""
+    with pytest.raises(BadInput, match=said):
+        read(lines(items))
 
 
 def test_a_newer_format_says_so() -> None:

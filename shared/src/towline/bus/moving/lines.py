@@ -30,6 +30,7 @@ from typing import IO, Any, cast
 
 import orjson
 
+from towline.bus.moving.grammar import Grammar
 from towline.bus.moving.items import FORMAT, Begin, Committed, End, Head, Item, Tail
 from towline.bus.port import Cleanup, Record, Topic, TopicPartition
 from towline.errors import BadInput, Location
@@ -53,7 +54,7 @@ class LineWriter:
 
 def read_lines(file: IO[bytes], name: str) -> Iterator[Item]:
     """Every item in order. Raises BadInput naming the line that is not what it should be, and a file that is cut."""
-    crc, number, begun, at = 0, 0, False, None
+    crc, number, at, grammar = 0, 0, None, Grammar()
     while True:
         number += 1
         where = Location(name, number)
@@ -65,9 +66,10 @@ def read_lines(file: IO[bytes], name: str) -> Iterator[Item]:
         if line[:_BODY_AT] != b'%s%08x",' % (_START, crc):
             raise BadInput(_crc_message(line, crc, number), at=where)
         item = _item(b"{" + body, at, where)
-        if begun != (not isinstance(item, Head)):
-            raise BadInput("expected the head of an exported log in the first line and nowhere else", at=where)
-        begun = True
+        try:
+            grammar.take(item)
+        except ValueError as error:
+            raise BadInput(f"this is no exported log: {error}", at=where) from None
         at = item.at if isinstance(item, Begin) else None if isinstance(item, End) else at
         yield item
         if isinstance(item, Tail):
@@ -203,7 +205,7 @@ def _item(body: bytes, at: TopicPartition | None, where: Location) -> Item:
             group, *place, next_ = said["committed"]
             return Committed(str(group), _at(place), int(next_))
         return Tail(int(said["tail"]["records"]))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise BadInput(f"the line is no item of an exported log ({type(error).__name__}: {error})", at=where) from None
 
 
