@@ -9,7 +9,7 @@ import pytest
 from towline import flow
 from towline.bus.settings import BusSettings
 from towline.errors import BadInput
-from towline_cli import cluster, kafka_access
+from towline_cli import cluster, kafka_access, main
 from towline_cli.settings import read
 
 
@@ -49,6 +49,37 @@ def test_another_bus_is_no_kafka() -> None:
     with pytest.raises(BadInput, match="this is about a kafka:// bus; name one with --bus"):
         cluster.servers_of(BusSettings())
     assert cluster.servers_of(BusSettings(bus="kafka://a:1,b:2?replication=3")) == "a:1,b:2"
+
+
+@pytest.mark.parametrize(
+    "bus",
+    [
+        "kafka://ada:hunter2@h:1",
+        "kafka://h:1?password=hunter2",
+        "kafka://h:1?replication=hunter2",
+        "http://ada:hunter2@h:1",
+        "sqlite:///x?password=hunter2",
+    ],
+)
+def test_what_is_wrong_with_a_bus_is_said_without_its_secrets(bus: str) -> None:
+    """`towline bus acls` printed the password in every command, the others the option's value."""
+    with pytest.raises(BadInput) as refused:
+        cluster.servers_of(BusSettings(bus=bus))
+    assert "hunter2" not in str(refused.value)
+
+
+def test_an_error_shows_what_a_terminal_would_obey(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stranger's key came into the sentence as it was, with its escape sequences."""
+
+    def fails() -> None:
+        raise BadInput("did you mean 1234 (notifier a\x1b[2J\x1b]0;owned\x07)?\nsecond line")
+
+    monkeypatch.setattr(main, "app", fails)
+    with pytest.raises(SystemExit, match="2"):
+        main.main()
+    assert capsys.readouterr().err == "towline: did you mean 1234 (notifier a [2J ]0;owned )?\nsecond line\n"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from towline import flow
-from towline.errors import BadInput
+from towline.errors import BadInput, redact
 from towline_cli import kafka_access
 
 if TYPE_CHECKING:
@@ -45,5 +45,7 @@ def acls(settings: BusSettings, services: Sequence[str], principal: str, *, crea
 def servers_of(settings: BusSettings) -> str:
     """Raises BadInput for another bus."""
     if not settings.bus.startswith("kafka://"):
-        raise BadInput(f"the bus is {settings.bus}: this is about a kafka:// bus; name one with --bus")
-    return settings.bus.removeprefix("kafka://").partition("?")[0].rstrip("/")
+        raise BadInput(f"the bus is {redact(settings.bus)}: this is about a kafka:// bus; name one with --bus")
+    from towline.bus.kafka.connection import Connection
+
+    return Connection.parse(settings.bus.removeprefix("kafka://")).where

@@ -241,7 +241,10 @@ def main() -> None:
     except Exception as error:
         if not _is_told(error):
             raise
-        typer.echo(f"towline: {error}", err=True)
+        from towline_cli.view.printable import printable
+
+        for line in f"towline: {error}".splitlines():  # it may quote a stranger's key, or what a broker answered
+            typer.echo(printable(line), err=True)
         sys.exit(2)
 
 

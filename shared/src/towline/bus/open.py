@@ -51,8 +51,8 @@ def sqlite_file(url: str) -> tuple[Path, dict[str, bool]]:
     for part in filter(None, query.split("&")):
         if part not in _SQLITE_OPTIONS:
             raise BadInput(
-                f"bus {redact(url)!r} has the unknown option {part!r}: expected {' or '.join(_SQLITE_OPTIONS)}; a "
-                f"question mark in a file's name is written %3F"
+                f"bus {redact(url)!r} has the unknown option {redact(part)!r}: expected "
+                f"{' or '.join(_SQLITE_OPTIONS)}; a question mark in a file's name is written %3F"
             )
         options[_SQLITE_OPTIONS[part]] = True
     return Path(unquote(rest[1:])), options

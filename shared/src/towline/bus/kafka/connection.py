@@ -29,6 +29,7 @@ _LOOK_S = 4.0
 _LOOK_AGAIN_S = 5.0
 """How long a look at the brokers counts, so that many failing calls are no storm of logins."""
 
+_OPTIONS = ("replication", "min_insync")
 _EXPECTED = "kafka://host:port,host:port, optionally with ?replication=3&min_insync=2"
 _LOST = (
     errors.CommitFailedError,
@@ -174,7 +175,8 @@ def _said(error: errors.KafkaError) -> str:
 def _options(query: str) -> dict[str, int]:
     options: dict[str, int] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
-        if name not in ("replication", "min_insync") or not value.isdigit() or int(value) < 1:
-            raise BadInput(f"the Kafka bus has the option {name}={value!r}: expected {_EXPECTED}")
+        if name not in _OPTIONS or not value.isdigit() or int(value) < 1:
+            said = f"{name!r}" if name not in _OPTIONS else f"{name} without a number above 0"
+            raise BadInput(f"the Kafka bus has the option {said}: expected {_EXPECTED}")  # a value may be a secret
         options[name] = int(value)
     return options

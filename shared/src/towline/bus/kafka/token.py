@@ -76,7 +76,7 @@ class EndpointToken(AbstractTokenProvider):  # type: ignore[misc]
     async def _ask(self) -> tuple[str, float]:
         import aiohttp  # `towline status` has no need of it
 
-        where = self._endpoint.url
+        where = redact(self._endpoint.url)
         form = {"grant_type": "client_credentials"} | ({"scope": scope} if (scope := self._endpoint.scope) else {})
         try:
             name = f"{quote_plus(self._endpoint.client_id)}:{quote_plus(self._secret())}"
@@ -86,7 +86,7 @@ class EndpointToken(AbstractTokenProvider):  # type: ignore[misc]
             timeout = aiohttp.ClientTimeout(total=_ANSWER_S)
             async with (
                 aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-                session.post(where, data=form, headers=headers, allow_redirects=False) as response,
+                session.post(self._endpoint.url, data=form, headers=headers, allow_redirects=False) as response,
             ):
                 body = await response.content.read(64 * 1024)
         except BadInput as error:
