@@ -134,6 +134,13 @@ class Holdings:
             holding.seen_at = max(holding.seen_at, asked)
         self._unless_fenced(holding)
 
+    async def ends(self, places: Collection[TopicPartition]) -> dict[str, int]:
+        """Topic → where its partition ends, of what the owner of a partition reads."""
+        if not places:
+            return {}
+        found = await outlast(self._service, lambda: self._bus.ends(places))
+        return {at.topic: end for at, end in found.items()}
+
     async def follow(self) -> None:
         """Look at the end of every partition held. Raises BusDown."""
         held = {holding.at: holding for holding in self._held.values()}

@@ -23,6 +23,7 @@ from typing import Generic
 from towline import flow
 from towline.bus.partition import partition_of
 from towline.bus.port import Bus, LostAssignment, NewRecord, TopicPartition
+from towline.delivery import anew
 from towline.delivery.forgotten import FORGOTTEN_STAYS, Forgotten
 from towline.delivery.holdings import Holdings
 from towline.delivery.lane import OUTBOX, SEPARATOR, Lane, Loader, Rows, records_of, rows_of
@@ -78,6 +79,7 @@ class Lanes(Generic[S]):
         """Claim the partition and rebuild its lanes, to the end of what was written. Raises LostAssignment."""
         rows = await self._holdings.take(partition)
         lanes = Loader(self._service.state, rows).lanes()
+        lanes.update(await self._of_a_new_log(partition, lanes))
         for key, lane in lanes.items():
             self._keep(key, lane)
         return list(lanes.values())
@@ -172,6 +174,25 @@ class Lanes(Generic[S]):
         await _all_of(self._remove(partition, lanes) for partition, lanes in leaving.items())
 
     # -- inside ---------------------------------------------------------------------------------------------------
+
+    async def _of_a_new_log(self, partition: int, lanes: Mapping[str, Lane[S]]) -> dict[str, Lane[S]]:
+        """The lanes that must forget where they were in a log that is another now (see `anew`); durable on return."""
+        name = self._service.name
+        positions = anew.highest(lanes.values(), (*flow.topics_consumed_by(name), flow.inbox_of(name)))
+        ends = await self._holdings.ends([TopicPartition(topic, partition) for topic in positions])
+        topics = anew.begun(positions, ends)
+        changed = {key: after for key, lane in lanes.items() if (after := anew.without(lane, topics)) is not lane}
+        for topic in sorted(topics):
+            said = {"at": f"{topic}/{partition}", "end": ends[topic], "handled_to": positions[topic]}
+            log.error("a topic begins anew or has lost its end: its records are all taken for new", extra=said)
+        headers, state = self._holdings.headers(partition), flow.state_of(name)
+        records = [
+            record
+            for key, lane in changed.items()
+            for record in records_of(state, partition, key, _only(("cursor",), lane), headers)
+        ]
+        await self._holdings.append_all(partition, records)
+        return changed
 
     def _keep(self, key: str, lane: Lane[S]) -> None:
         self._lanes[key] = lane
