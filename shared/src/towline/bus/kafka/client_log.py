@@ -12,6 +12,7 @@ from collections.abc import Callable
 AGAIN_S = 60.0
 LOGGERS = (
     "aiokafka",
+    "aiokafka.cluster",
     "aiokafka.conn",
     "aiokafka.consumer.consumer",
     "aiokafka.consumer.fetcher",

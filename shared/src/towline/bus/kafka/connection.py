@@ -25,6 +25,8 @@ from towline.errors import BadInput, Permanent, TowlineError
 
 ANSWER_S = 10.0
 """The longest that a call waits for the cluster before it is BusDown."""
+_TOPICS_KNOWN_FOR_S = 30.0
+"""A topic that was deleted and made again is found after this; the client's own choice is five minutes."""
 _LOOK_S = 4.0
 _LOOK_AGAIN_S = 5.0
 """How long a look at the brokers counts, so that many failing calls are no storm of logins."""
@@ -104,6 +106,7 @@ class Connection:
             "bootstrap_servers": list(self.servers),
             "client_id": f"towline-{name}",
             "request_timeout_ms": int(ANSWER_S * 1000),
+            "metadata_max_age_ms": int(_TOPICS_KNOWN_FOR_S * 1000),
             **login,
         }
 

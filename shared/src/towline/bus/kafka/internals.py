@@ -9,12 +9,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, errors
+from aiokafka import client as aiokafka_client
+from aiokafka.protocol.metadata import MetadataRequest
 
 _CONSUMER_S = 3.0
 _PRODUCER_S = 1.0
+
+
+def make_no_topics() -> None:
+    """From now on, in this process: to ask about a topic does not make it.
+
+    The client lets the broker do that, and has no setting for it: a topic that was deleted under a running service was
+    back at once with the broker's number of partitions and settings, so keys went astray and no service would start.
+    """
+    aiokafka_client.MetadataRequest = partial(MetadataRequest, allow_auto_topic_creation=False)
 
 
 def member_id(client: AIOKafkaConsumer) -> str:
