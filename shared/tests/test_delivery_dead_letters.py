@@ -161,3 +161,20 @@ def test_letters_stay_in_their_order_whatever_is_said_of_them(order: list[int], 
     folded = fold(SERVICE, log_of([*written, *said[:3]]))
     assert [letter.id for letter in folded.letters] == ids
     assert {letter.id for letter in folded.letters if letter.open} == {ids[number] for number in order[3:]}
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {letters.ID: b""},
+        {letters.WRITTEN: b"1" + b"0" * 30},
+        {letters.ORIGIN: b"t/99999999999999999999/1"},
+        {letters.ORIGIN: b"t/1/99999999999999999999"},
+    ],
+)
+def test_a_forged_letter_is_none(forged: dict[str, bytes]) -> None:
+    """One without an id hid every letter before it from a replay; one with such a number ended `dead list --json`."""
+    [new] = given_up(SMALL)
+    behind = given_up(replace(SMALL, offset=10))
+    folded = fold(SERVICE, log_of([replace(new, headers={**new.headers, **forged}), *behind]))
+    assert ([letter.origin for letter in folded.letters], folded.unreadable) == (["towline.changes/3/10"], 1)

@@ -40,6 +40,7 @@ LONGEST_KEY = 4096
 """Bytes; a longer one stands with the record's bytes in the parts, and the letter is filed under its beginning."""
 _PART_BYTES = MAX_RECORD_BYTES - 2 * LONGEST_KEY - 2 * REASON_BYTES
 ID_CHARS = 16
+_MOST = 2**63 - 1
 
 
 class Kind(StrEnum):
@@ -213,7 +214,10 @@ class Fold:
         said = record.headers
         id = said[ID].decode()
         origin = said[ORIGIN].decode()
-        _split_origin(origin)  # or it is no letter
+        _, *numbers = _split_origin(origin)  # or it is no letter
+        written = int(said[WRITTEN])
+        if not id or any(abs(number) > _MOST for number in (*numbers, written)):
+            raise ValueError("no service writes such a letter")
         if id in self.letters:
             return
         self.letters[id] = Letter(
@@ -224,7 +228,7 @@ class Fold:
             reason=_text(said, REASON),
             version=_text(said, VERSION),
             origin=origin,
-            written_ms=int(said[WRITTEN]),
+            written_ms=written,
             first_ms=record.timestamp_ms,
             last_ms=record.timestamp_ms,
             times=1,
