@@ -346,3 +346,19 @@ def test_a_new_owner_puts_right_what_a_zombie_wrote_before_compaction_makes_it_f
         assert len(claims) == 1, "the claims before it are taken away behind what was put right"
 
     virtual.run(scene())
+
+
+def test_what_a_stranger_wrote_into_a_state_partition_ends_no_service() -> None:
+    """A generation that is no number, and a claim that is none, ended every service that loaded the partition."""
+    rows = Rows()
+    for key, value, said in (
+        ("a\x1fstate", b"ours", b"1"),
+        ("a\x1fstate", b"\xff", b"zz"),
+        ("a\x1fstate", b"\xff", b"-7"),
+        ("a\x1fstate", b"\xff", b"9" * 5000),
+        (f"{CLAIM}7\x1ftoken", b"{", b"1"),
+        (f"{CLAIM}x\x1ftoken", b"{}", b"1"),
+        (f"{CLAIM}7\x1ftoken", b"[]", b"1"),
+    ):
+        rows.feed(key, value, generation_of({ownership.GENERATION: said}))
+    assert (rows.counting, rows.claims) == ({"a\x1fstate": b"ours"}, {})

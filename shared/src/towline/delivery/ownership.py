@@ -62,17 +62,24 @@ def headers(generation: int) -> dict[str, bytes]:
     return {GENERATION: str(generation).encode()}
 
 
+_MOST_DIGITS = 19
+
+
 def generation_of(record_headers: Mapping[str, bytes]) -> int:
-    """0 for a record from before there were generations."""
-    return int(record_headers.get(GENERATION, b"0"))
+    """0 for a record from before there were generations, -1 for a stranger's: it never counts."""
+    said = record_headers.get(GENERATION, b"0")
+    return int(said) if said.isdigit() and len(said) < _MOST_DIGITS else -1
 
 
 def claimed_by(key: str, value: bytes | None) -> Claim | None:
-    """The claim that this record is; None for rows, and for a claim that was taken away."""
+    """The claim that this record is; None for rows, and for what is taken away, or only called like one."""
     if value is None or not key.startswith(CLAIM):
         return None
     generation, _, token = key.removeprefix(CLAIM).partition("\x1f")
-    return Claim(int(generation), token, str(orjson.loads(value).get("member", "")))
+    try:
+        return Claim(int(generation), token, str(orjson.loads(value).get("member", "")))
+    except (ValueError, AttributeError):
+        return None
 
 
 @dataclass(slots=True)
