@@ -26,6 +26,6 @@ def murmur2(data: bytes) -> int:
     return h ^ (h >> 15)
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=8192)  # keys come in bursts; more would only be memory that keys leave behind
 def partition_of(key: str, partitions: int) -> int:
     return (murmur2(key.encode()) & 0x7FFFFFFF) % partitions
