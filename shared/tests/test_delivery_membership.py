@@ -281,3 +281,37 @@ def test_an_idle_service_hardly_wakes(tally: Service[Tally]) -> None:
         await end(runtime, task)
 
     play(scene)
+
+
+def test_a_partition_claimed_while_others_are_taken_gives_nothing_until_it_is_taken_again(
+    tally: Service[Tally],
+) -> None:
+    """The end of `assigned` let it give again: what came was passed over, what came later was committed."""
+
+    async def scene(bus: MemoryBus) -> None:
+        runtime = Runtime(tally, bus)
+        membership = runtime._membership
+        take, number = membership._take, partition_of("local/app", flow.PARTITIONS)
+        claimed = False
+
+        async def claimed_meanwhile(partition: int) -> None:
+            nonlocal claimed
+            await take(partition)
+            if partition == number and not claimed:
+                claimed = True
+                holdings = runtime._lanes._holdings
+                holdings._fence(holdings._holding(partition), "claimed by another")
+                await asyncio.sleep(1)
+
+        membership._take = claimed_meanwhile  # type: ignore[method-assign]
+        await push(bus, "h1", 1)
+        task = asyncio.create_task(runtime.run())
+        await runtime.started.wait()
+        at = TopicPartition(flow.CHANGES.topic, number)
+        assert at in runtime._commits._stopped
+        await asyncio.sleep(10)
+        assert at not in runtime._commits._stopped
+        assert tally_of(bus).total == 1
+        await end(runtime, task)
+
+    play(scene)

@@ -79,7 +79,8 @@ class Membership(Generic[S]):
                 if isinstance(result, BaseException):
                     raise result
         await self._read_again([at for at in gained if at.partition in again])
-        self._commits.go(gained)
+        # One that was claimed meanwhile stays stopped: what came of it would be passed over, and committed past.
+        self._commits.go(frozenset(at for at in gained if at.partition not in self._giving_up))
         if self._lanes.holds(WATCHES_FROM):
             self._watches.begin()
         self.started.set()
