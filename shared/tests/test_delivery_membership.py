@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -22,6 +23,7 @@ from towline.delivery.model import Decision, EffectContext, EffectFailed, Envelo
 from towline.delivery.ownership import CLAIM
 from towline.delivery.runtime import Runtime
 from towline.delivery.timers import Timers
+from towline.delivery.turn import Turn
 from towline.testing import virtual
 from towline.testing.memory import MemoryBus, MemoryLog
 
@@ -312,6 +314,39 @@ def test_a_partition_claimed_while_others_are_taken_gives_nothing_until_it_is_ta
         await asyncio.sleep(10)
         assert at not in runtime._commits._stopped
         assert tally_of(bus).total == 1
+        await end(runtime, task)
+
+    play(scene)
+
+
+def test_a_turn_that_does_not_end_keeps_nothing_from_its_key_when_the_partition_is_back(tally: Service[Tally]) -> None:
+    """What came was put behind the old turn and was gone when that ended: never handled, and nothing more committed."""
+
+    async def scene(bus: MemoryBus) -> None:
+        runtime, task = start(bus, tally)
+        await runtime.started.wait()
+        store, released, storing = runtime._lanes.store, asyncio.Event(), asyncio.Event()
+
+        async def deaf(turn: Turn[Tally]) -> None:
+            runtime._lanes.store = store  # type: ignore[method-assign]
+            storing.set()
+            while not released.is_set():
+                with suppress(asyncio.CancelledError):
+                    await released.wait()
+            raise asyncio.CancelledError
+
+        runtime._lanes.store = deaf  # type: ignore[method-assign]
+        await push(bus, "h1", 1)
+        await storing.wait()
+        everything = runtime._commits.assignment
+        await runtime._membership.revoked(everything)
+        await runtime._membership.assigned(everything)
+        await runtime._membership._read_again(everything)
+        await asyncio.sleep(1)
+        released.set()
+        await asyncio.sleep(5)
+        assert tally_of(bus).total == 1
+        assert runtime._commits.gap == 0
         await end(runtime, task)
 
     play(scene)

@@ -130,13 +130,21 @@ class Intake(Generic[S]):
                 self._effects.start(lane.key, item, resumed=True)
 
     async def leave(self, partitions: Collection[int], seconds: float) -> None:
-        """Let the turns under way in these partitions end, and begin no other."""
-        leaving = []
+        """Let the turns under way in these partitions end, and begin no other.
+
+        One that does not end is nobody's any more: what comes of its key when the partition is back must not wait
+        behind it, and end with it.
+        """
+        leaving: dict[str, asyncio.Task[None]] = {}
         for key, queue in self._queues.items():
             if self._lanes.partition_of(key) in partitions:
                 queue.clear()
-                leaving.append(self._tasks[key])
-        await _end(leaving, seconds)
+                leaving[key] = self._tasks[key]
+        await _end(list(leaving.values()), seconds)
+        for key, task in leaving.items():
+            if self._tasks.get(key) is task:
+                log.warning("a turn does not end when told to", extra={"service": self._name, "key": key})
+                del self._queues[key], self._tasks[key]
 
     async def drain(self, seconds: float) -> None:
         for queue in self._queues.values():
@@ -159,7 +167,8 @@ class Intake(Generic[S]):
         except LostAssignment as error:  # the lane is another member's, and these records come to it
             log.info("a turn is left to another member", extra={"key": key, "because": str(error)})
         finally:
-            del self._queues[key], self._tasks[key]
+            if self._queues.get(key) is queue:
+                del self._queues[key], self._tasks[key]
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
