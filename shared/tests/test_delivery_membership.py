@@ -350,3 +350,23 @@ def test_a_turn_that_does_not_end_keeps_nothing_from_its_key_when_the_partition_
         await end(runtime, task)
 
     play(scene)
+
+
+def test_a_partition_that_cannot_be_taken_again_by_a_bug_ends_the_service_loudly(tally: Service[Tally]) -> None:
+    """It was one line of log: the partition stayed stopped, and the service looked healthy."""
+
+    async def scene(bus: MemoryBus) -> None:
+        runtime, task = start(bus, tally)
+        await runtime.started.wait()
+
+        async def breaks(partition: int) -> None:
+            raise ZeroDivisionError(f"a bug in the state of {partition}")
+
+        runtime._membership._take = breaks  # type: ignore[method-assign]
+        holdings = runtime._lanes._holdings
+        holdings._fence(holdings._holding(3), "claimed by another")
+        async with asyncio.timeout(60):
+            with pytest.raises(ZeroDivisionError):
+                await task
+
+    play(scene)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Generic
 
@@ -46,6 +46,7 @@ class Membership(Generic[S]):
         timers: Timers,
         commits: Commits,
         watches: Runs,
+        fail: Callable[[BaseException], None],
     ) -> None:
         self._service = service
         self._topics = topics
@@ -55,6 +56,7 @@ class Membership(Generic[S]):
         self._timers = timers
         self._commits = commits
         self._watches = watches
+        self._fail = fail
         self._consumer: Consumer | None = None
         self._giving_up: dict[int, asyncio.Task[None]] = {}
         self.changing = False
@@ -160,11 +162,11 @@ class Membership(Generic[S]):
         deadline = asyncio.get_running_loop().time() + LEAVE_SECONDS
         everywhere = frozenset(TopicPartition(topic, partition) for topic in self._topics)
         self._commits.stop(everywhere)
+        if partition == WATCHES_FROM:  # another member watches by now
+            await self._watches.stop(_share(deadline, 0.3))
         await self._intake.leave({partition}, _share(deadline, 0.5))
         await self._drop({partition}, everywhere, deadline)
         self._commits.stop(everywhere)
-        if partition == WATCHES_FROM:
-            await self._watches.stop(_share(deadline, 0.5))
         while True:
             await asyncio.sleep(TAKE_AGAIN_AFTER)
             given = everywhere & consumer.assignment
@@ -194,6 +196,7 @@ class Membership(Generic[S]):
             del self._giving_up[partition]
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a partition could not be given up in order", exc_info=error, extra={"service": self._service})
+            self._fail(error)  # it would give nothing for ever
 
 
 def _share(deadline: float, of: float) -> float:

@@ -96,6 +96,7 @@ class Runtime(Generic[S]):
             self._timers,
             self._commits,
             self._watches,
+            self._fail,
         )
         self.observer = Observer(name, bus, self._lanes, self._intake, self._effects, self._commits)
         self._stranded = Stranded(bus, self._topics, partitions)
