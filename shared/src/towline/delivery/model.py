@@ -8,7 +8,8 @@
 Rules that must hold:
 
 - `decide` reads no clock and does no I/O; the same arguments give the same decision, ids included.
-- An effect is idempotent or conditional: after a crash it is run again with the same id.
+- An effect is idempotent or conditional: after a crash it is run again with the same id. After a partition was lost
+  that can be while the first try still takes its time to end, in another member or in this one.
 - Timers are due times in state; the runtime only rings them.
 """
 
