@@ -99,8 +99,6 @@ class KafkaConsumer:
         self._id = ""
         """What the coordinator called this member when it last gave partitions; empty before that."""
         self._fenced: Permanent | None = None
-        self.polled_at = time.monotonic()
-        """When the last `fetch` ended, on the monotonic clock."""
         self.waiting_since: float | None = self._sure_at
         """Since when it waits for the group to give it partitions, on the monotonic clock; None: it has been given."""
 
@@ -138,12 +136,6 @@ class KafkaConsumer:
         self._sure_at = time.monotonic()
 
     async def fetch(self, *, limit: int = 500, timeout: float = 1.0) -> Sequence[Record]:
-        try:
-            return await self._fetch(limit, timeout)
-        finally:
-            self.polled_at = time.monotonic()
-
-    async def _fetch(self, limit: int, timeout: float) -> Sequence[Record]:
         deadline = time.monotonic() + timeout
         while not self._closed:
             if self._fenced is not None:

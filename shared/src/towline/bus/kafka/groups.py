@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, errors
 from aiokafka.admin import AIOKafkaAdminClient
 
 from towline.bus.kafka.connection import Connection
+from towline.bus.kafka.peers import peers
 from towline.bus.port import TopicPartition
 from towline.errors import Permanent
 
@@ -25,17 +26,8 @@ _NOT_YET = (
 
 async def members(admin: AIOKafkaAdminClient, group: str) -> list[str]:
     """Who is in the group now, as `client (host)`."""
-
-    async def ask() -> list[str]:
-        found: list[str] = []
-        for response in await admin.describe_consumer_groups([group]):
-            for code, _name, _state, _kind, _protocol, those, *_ in response.groups:
-                if code:
-                    raise errors.for_code(code)(f"group {group} cannot be described")
-                found += [f"{client} ({host})" for _id, client, host, *_ in those]
-        return found
-
-    return await _coordinated(ask)
+    found = await _coordinated(lambda: peers(admin, group))
+    return [f"{peer.client} ({peer.host})" for peer in found]
 
 
 async def offsets(admin: AIOKafkaAdminClient, group: str) -> dict[TopicPartition, int]:

@@ -26,9 +26,11 @@ _UUID = 36
 @dataclass(frozen=True, slots=True)
 class Peer:
     """`id` is the coordinator's: a static member's is its name, a dash and a UUID, another one after each join that did
-    not say which it had. (Client and host are those of the process that had the name first.)"""
+    not say which it had. `client` and `host` are those of the process that had the name first."""
 
     id: str
+    client: str = ""
+    host: str = ""
 
     def has_name(self, member: str) -> bool:
         return len(self.id) == len(member) + 1 + _UUID and self.id.startswith(f"{member}-")
@@ -51,7 +53,7 @@ async def peers(admin: AIOKafkaAdminClient, group: str) -> list[Peer]:
         for code, _name, _state, _kind, _protocol, those, *_ in response.groups:
             if code:
                 raise errors.for_code(code)(f"group {group} cannot be described")
-            found += [Peer(id) for id, *_ in those]
+            found += [Peer(id, client, host) for id, client, host, *_ in those]
     return found
 
 
