@@ -23,12 +23,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import orjson
 
 from towline.bus.port import LostAssignment, NewRecord, Record
 
+T = TypeVar("T")
 GENERATION = "tl_generation"
 """Header of every record of a state partition."""
 CLAIM = "\x1fclaim\x1f"
@@ -83,6 +84,25 @@ def claimed_by(key: str, value: bytes | None) -> Claim | None:
 
 
 @dataclass(slots=True)
+class Generations:
+    """Which records of a state partition count: the rule, fed with every record in the order of the log."""
+
+    highest: int = 0
+    """Of all claims, and of all rows that count, so far."""
+
+    def counts(self, key: str, value: bytes | None, generation: int) -> bool:
+        """Whether a row counts; False for everything that is called like a claim."""
+        if key.startswith(CLAIM):
+            claim = claimed_by(key, value)
+            self.highest = max(self.highest, claim.generation if claim else 0)
+            return False
+        if generation < self.highest:
+            return False
+        self.highest = generation
+        return True
+
+
+@dataclass(slots=True)
 class Rows:
     """What a state partition says, folded record by record from its beginning."""
 
@@ -92,26 +112,28 @@ class Rows:
     """Keys whose last record is a zombie's: compaction would keep it, so the owner writes them again."""
     claims: dict[str, Claim] = field(default_factory=dict)
     """Record key → claim, oldest first."""
-    highest: int = 0
+    generations: Generations = field(default_factory=Generations)
+
+    @property
+    def highest(self) -> int:
+        return self.generations.highest
 
     def feed(self, key: str, value: bytes | None, generation: int) -> None:
+        counts = self.generations.counts(key, value, generation)
         if key.startswith(CLAIM):
-            claim = claimed_by(key, value)
-            if claim is None:
-                self.claims.pop(key, None)
-            else:
-                self.claims[key] = claim
-                self.highest = max(self.highest, claim.generation)
-            return
-        if generation < self.highest:
+            self._put(self.claims, key, claimed_by(key, value))
+        elif not counts:
             self.shadowed.add(key)
-            return
-        self.highest = generation
-        self.shadowed.discard(key)
-        if value is None:
-            self.counting.pop(key, None)
         else:
-            self.counting[key] = value
+            self.shadowed.discard(key)
+            self._put(self.counting, key, value)
+
+    @staticmethod
+    def _put(table: dict[str, T], key: str, value: T | None) -> None:
+        if value is None:
+            table.pop(key, None)
+        else:
+            table[key] = value
 
 
 @dataclass(frozen=True, slots=True)

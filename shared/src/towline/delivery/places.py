@@ -12,6 +12,7 @@ would let it hide what does count (see `ownership`).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ from towline.delivery import ownership
 from towline.delivery.lane import SEPARATOR, Cursor
 from towline.delivery.letters import ORIGIN
 from towline.delivery.model import ReplayRequested
+from towline.delivery.ownership import Generations
 from towline.errors import BadInput
 
 CURSOR = SEPARATOR + "cursor"
@@ -36,14 +38,14 @@ class Places:
     """Fed with every record of a log, each partition in its order."""
 
     def __init__(self) -> None:
-        self._highest: dict[TopicPartition, int] = {}
-        """State partition → the highest generation that wrote to it so far."""
+        self._generations: defaultdict[TopicPartition, Generations] = defaultdict(Generations)
+        """By state partition."""
 
     def __call__(self, record: Record, offsets: Offsets) -> NewRecord | None:
         """The record as the new log must have it; None when it does not move. Raises BadInput."""
         try:
             if record.topic.endswith(STATE):
-                return _of_state(record, offsets) if self._counts(record) else None
+                return _of_state(record, offsets) if self._moves(record) else None
             if record.topic.endswith(DEAD):
                 return _new(record, headers=_with_origin(record, offsets))
             if record.topic.endswith(INBOX) and record.headers.get("ce_type") == ReplayRequested.type.encode():
@@ -53,15 +55,10 @@ class Places:
             raise BadInput(f"the record {record.key!r} at {place} cannot be read: {error}") from None
         return _new(record)
 
-    def _counts(self, record: Record) -> bool:
-        highest = self._highest.get(record.position, 0)
+    def _moves(self, record: Record) -> bool:
         generation = ownership.generation_of(record.headers)
-        if record.key.startswith(ownership.CLAIM):
-            claim = ownership.claimed_by(record.key, record.value)
-            self._highest[record.position] = max(highest, claim.generation if claim else 0)
-            return True
-        self._highest[record.position] = max(highest, generation)
-        return generation >= highest
+        counts = self._generations[record.position].counts(record.key, record.value, generation)
+        return counts or record.key.startswith(ownership.CLAIM)
 
 
 def _of_state(record: Record, offsets: Offsets) -> NewRecord:
