@@ -18,17 +18,19 @@ import pytest
 
 from towline import flow
 from towline.bus.open import open_bus
+from towline.bus.pages import records_from
 from towline.bus.partition import partition_of
 from towline.bus.port import MAX_RECORD_BYTES, Bus, NewRecord, Record, TopicPartition
 from towline.bus.size import record_bytes
 from towline.delivery import codec, dead, letters, standing
-from towline.delivery.lane import SEPARATOR, Loader
+from towline.delivery.lane import SEPARATOR
 from towline.delivery.letters import Folded, Kind, Said, fold
 from towline.delivery.model import Decision, Envelope, ReplayRequested, Service, State
 from towline.delivery.open_letters import OpenLetters
 from towline.events import ChangeCreated, Event
 from towline.telemetry import metrics
 from towline.testing import running
+from towline.testing.rebuilt import rebuilt
 
 pytestmark = pytest.mark.whole_service
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -104,26 +106,17 @@ class Stage:
         return [(letter.kind, letter.times) for letter in (await self.letters()).letters if letter.open]
 
     async def words(self, key: str = HOT) -> tuple[str, ...]:
-        loader = Loader(Book)
-        for record in await self.records(flow.state_of(self.name)):
-            loader.feed(record.key, record.value)
-        lane = loader.lanes().get(key)
+        lane = rebuilt(Book, await self.records(flow.state_of(self.name))).get(key)
         return () if lane is None else lane.state.words
 
     async def parked(self, key: str = HOT) -> bool:
-        loader = Loader(Book)
-        for record in await self.records(flow.state_of(self.name)):
-            loader.feed(record.key, record.value)
-        return loader.lanes()[key].parked is not None
+        return rebuilt(Book, await self.records(flow.state_of(self.name)))[key].parked is not None
 
     async def records(self, topic: str) -> list[Record]:
         found: list[Record] = []
         for key in (HOT, COLD):
             at = TopicPartition(topic, partition_of(key, flow.PARTITIONS))
-            start = 0
-            while records := await self.bus.read(at, start=start):
-                found += records
-                start = records[-1].offset + 1
+            found += [record async for record in records_from(self.bus, at)]
         return found
 
 

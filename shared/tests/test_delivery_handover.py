@@ -16,13 +16,14 @@ from towline.bus.port import BusDown, NewRecord, Topic, TopicPartition
 from towline.delivery import codec, progress
 from towline.delivery.commits import Commits
 from towline.delivery.holdings import Holdings
-from towline.delivery.lane import Lane, Loader
+from towline.delivery.lane import Lane
 from towline.delivery.model import EffectContext, Envelope, Service, Source
 from towline.delivery.ownership import CLAIM
 from towline.delivery.progress import LONGEST_OPEN, MOST_OPEN, Progress, held_back
 from towline.delivery.runtime import CLOSE_SECONDS, DRAIN_SECONDS, Runtime
 from towline.testing import virtual
 from towline.testing.memory import MemoryBus, MemoryLog
+from towline.testing.rebuilt import rebuilt as from_records
 
 REPO = "local/app"
 PARTITION = partition_of(REPO, flow.PARTITIONS)
@@ -54,11 +55,7 @@ async def push(log: MemoryLog, head: str, sequence: int, repo: str = REPO) -> No
 
 def rebuilt(log: MemoryLog) -> dict[str, Lane[Tally]]:
     """From the log alone, as a process finds it whose every file was destroyed."""
-    loader = Loader(Tally)
-    for partition in range(flow.PARTITIONS):
-        for record in log.records.get(TopicPartition(flow.state_of("notifier"), partition), ()):
-            loader.read(record)
-    return loader.lanes()
+    return from_records(Tally, log.of_topic(flow.state_of("notifier")))
 
 
 async def claim_behind(log: MemoryLog) -> None:

@@ -17,7 +17,7 @@ from towline.bus.port import MAX_RECORD_BYTES, TopicPartition
 from towline.delivery import codec
 from towline.delivery import runtime as runtime_module
 from towline.delivery.commits import Commits
-from towline.delivery.lane import Cursor, Lane, Loader
+from towline.delivery.lane import Cursor, Lane
 from towline.delivery.lanes import Lanes
 from towline.delivery.model import Decision, EffectContext, EffectFailed, Envelope, Service
 from towline.delivery.ownership import CLAIM
@@ -26,6 +26,7 @@ from towline.delivery.timers import Timers
 from towline.delivery.turn import Turn
 from towline.testing import virtual
 from towline.testing.memory import MemoryBus, MemoryLog
+from towline.testing.rebuilt import rebuilt
 
 Scene = Callable[[MemoryBus], Awaitable[None]]
 
@@ -70,10 +71,7 @@ def rows(bus: MemoryBus) -> list[str]:
 
 def tally_of(bus: MemoryBus, key: str = "local/app") -> Tally:
     at = TopicPartition(flow.state_of("notifier"), partition_of(key, flow.PARTITIONS))
-    loader = Loader(Tally)
-    for record in bus.log.records.get(at, ()):
-        loader.read(record)
-    return loader.lanes()[key].state
+    return rebuilt(Tally, bus.log.records.get(at, ()))[key].state
 
 
 def forgets(state: Tally, envelope: Envelope, now: datetime) -> Decision[Tally]:

@@ -14,11 +14,11 @@ from towline import flow
 from towline.bus.port import Bus, NewRecord, TopicPartition
 from towline.bus.sqlite import SqliteBus
 from towline.delivery import codec
-from towline.delivery.lane import Loader
 from towline.delivery.model import EffectContext, Envelope, Service, Source
 from towline.errors import DependencyDown, Permanent
 from towline.events import NoticeRendered
 from towline.testing import Log, running
+from towline.testing.rebuilt import rebuilt
 
 REPO = "local/app"
 
@@ -40,10 +40,8 @@ async def push(bus: Bus, head: str, sequence: int, repo: str = REPO) -> None:
 async def state(bus: Bus) -> dict[str, Tally]:
     found: dict[str, Tally] = {}
     for partition in range(flow.PARTITIONS):
-        loader = Loader(Tally)
-        for record in await bus.read(TopicPartition(flow.state_of("notifier"), partition)):
-            loader.read(record)
-        found |= {key: lane.state for key, lane in loader.lanes().items()}
+        records = await bus.read(TopicPartition(flow.state_of("notifier"), partition))
+        found |= {key: lane.state for key, lane in rebuilt(Tally, records).items()}
     return found
 
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from shared.tests.conftest import NOW, Hint, Tally, Tell, Told, created, decide, tell
 
 from towline.delivery import codec
-from towline.delivery.lane import SEEN_LANES, SEPARATOR, Lane, Loader, records_of
+from towline.delivery.lane import SEEN_LANES, SEPARATOR, Lane, lanes_of, records_of
 from towline.delivery.model import Decision, Envelope, Service, TimerFired
+from towline.delivery.ownership import Rows
 from towline.delivery.turn import Arrival, Turn, forwarded, take
 from towline.events import Event, NoticeRendered, Severity
 
@@ -175,19 +176,19 @@ def test_what_a_lane_remembers_of_producers_is_bounded() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(["h1", "h2", "timer"]), st.booleans()), max_size=20))
 def test_a_lane_is_rebuilt_from_its_rows_alone(steps: list[tuple[str, bool]]) -> None:
-    lane, loader = EMPTY, Loader(Tally)
+    lane, rows = EMPTY, Rows()
     for offset, (head, answered) in enumerate(steps):
         arrived = envelope(created(head), f"e{offset}", sequence=offset + 1)
         if answered and (open_effects := [id for id, item in lane.outbox.items() if item.kind == "tell"]):
             arrived = envelope(Told(head=head), f"e{offset}", cause=open_effects[0])
         result = taken(lane, arrived, offset)
         for record in records_of("s", 0, lane.key, result.rows):
-            loader.feed(record.key, record.value)
+            rows.feed(record.key, record.value, 0)
         lane = result.lane
         for item in [item for item in lane.outbox.values() if item.kind == "event"]:
-            loader.feed(f"{lane.key}{SEPARATOR}outbox{SEPARATOR}{item.id}", None)
+            rows.feed(f"{lane.key}{SEPARATOR}outbox{SEPARATOR}{item.id}", None, 0)
             lane = lane.done((item.id,))
-    rebuilt = loader.lanes().get(lane.key, EMPTY)
+    rebuilt = lanes_of(Tally, rows).get(lane.key, EMPTY)
     assert replace(rebuilt, outbox=dict(rebuilt.outbox)) == lane
 
 

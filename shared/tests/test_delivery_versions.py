@@ -5,8 +5,9 @@ from __future__ import annotations
 import orjson
 from pydantic import Field
 
-from towline.delivery.lane import SEPARATOR, Loader
+from towline.delivery.lane import SEPARATOR, lanes_of
 from towline.delivery.model import State
+from towline.delivery.ownership import Rows
 from towline.project.model import Job
 
 
@@ -15,8 +16,8 @@ class Waiting(State):
 
 
 def test_state_that_holds_a_job_with_a_key_of_a_later_version_is_loaded() -> None:
-    loader = Loader(Waiting)
+    rows = Rows()
     job = {"name": "test", "run": ["true"], "key_of_the_future": 1}
-    loader.feed(f"repo{SEPARATOR}state", b"{}")
-    loader.feed(f"repo{SEPARATOR}state.jobs{SEPARATOR}test", orjson.dumps(job))
-    assert loader.lanes()["repo"].state.jobs["test"].run == ("true",)
+    rows.feed(f"repo{SEPARATOR}state", b"{}", 0)
+    rows.feed(f"repo{SEPARATOR}state.jobs{SEPARATOR}test", orjson.dumps(job), 0)
+    assert lanes_of(Waiting, rows)["repo"].state.jobs["test"].run == ("true",)

@@ -17,6 +17,7 @@ from tests.chaos.ledger import Attempt
 from tests.chaos.tally import Said, facts_of, results_of, thing_in
 
 from towline import flow
+from towline.bus.pages import records_from
 from towline.bus.port import Bus, Record, TopicPartition
 from towline.delivery import codec
 from towline.delivery.lane import SEPARATOR
@@ -118,17 +119,8 @@ def _origin(record: Record) -> tuple[TopicPartition, int]:
 
 
 async def _everything(bus: Bus, topic: str) -> list[Record]:
-    found: list[Record] = []
-    for partition in range(flow.PARTITIONS):
-        at = TopicPartition(topic, partition)
-        start, end = 0, await bus.end(at)
-        while start < end:
-            records = await bus.read(at, start=start)
-            if not records:
-                break
-            found += records
-            start = records[-1].offset + 1
-    return found
+    places = [TopicPartition(topic, partition) for partition in range(flow.PARTITIONS)]
+    return [record for at in places async for record in records_from(bus, at)]
 
 
 async def committed_offsets(url: str, group: str) -> dict[TopicPartition, int]:

@@ -20,14 +20,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from towline import flow
 from towline.bus.open import open_bus
+from towline.bus.pages import records_from
 from towline.bus.port import Bus, TopicPartition
-from towline.delivery.lane import Lane, Loader
+from towline.delivery.lane import Lane
 from towline.delivery.model import Decision, Effect, EffectContext, Envelope, Service, Source, State
 from towline.errors import DependencyDown
 from towline.events.base import Event
 from towline.service import Process
 from towline.testing import running
 from towline.testing.memory import MemoryBus, MemoryLog
+from towline.testing.rebuilt import rebuilt
 from towline_cli import lab
 
 NAME = flow.NOTIFIER
@@ -169,15 +171,8 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
 
 async def written(bus: Bus) -> dict[str, Lane[Said]]:
     """The lanes as the log alone says."""
-    lanes: dict[str, Lane[Said]] = {}
-    for number in range(flow.PARTITIONS):
-        at, loader, start = TopicPartition(flow.state_of(NAME), number), Loader(Said), 0
-        while page := await bus.read(at, start=start):
-            for record in page:
-                loader.read(record)
-            start = page[-1].offset + 1
-        lanes |= loader.lanes()
-    return lanes
+    places = [TopicPartition(flow.state_of(NAME), number) for number in range(flow.PARTITIONS)]
+    return rebuilt(Said, [record for at in places async for record in records_from(bus, at)])
 
 
 def held(process: Process) -> dict[str, Lane[Said]]:

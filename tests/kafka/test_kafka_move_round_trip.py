@@ -18,14 +18,16 @@ from tests.simulation.stages import Book, Ledger, Work, expected, expected_effec
 
 from towline import flow
 from towline.bus.open import open_bus
+from towline.bus.pages import records_from
 from towline.bus.port import Bus, NewRecord, Record, TopicPartition
 from towline.bus.settings import BusSettings
 from towline.bus.sqlite import SqliteBus
 from towline.delivery.dead import request
-from towline.delivery.lane import Lane, Loader
+from towline.delivery.lane import Lane
 from towline.delivery.letters import Fold, Letter
 from towline.delivery.model import Decision, EffectContext, Envelope, ReplayRequested, Service
 from towline.testing import running
+from towline.testing.rebuilt import rebuilt
 from towline_cli.move import copy_log, export_log, import_log
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
@@ -65,21 +67,12 @@ class World:
 
 
 async def everything(bus: Bus, topic: str) -> list[Record]:
-    found: list[Record] = []
-    for partition in range(flow.PARTITIONS):
-        at = TopicPartition(topic, partition)
-        start, end = 0, await bus.end(at)
-        while start < end and (records := await bus.read(at, start=start)):
-            found += records
-            start = records[-1].offset + 1
-    return found
+    places = [TopicPartition(topic, partition) for partition in range(flow.PARTITIONS)]
+    return [record for at in places async for record in records_from(bus, at)]
 
 
 async def lanes(bus: Bus, service: str) -> dict[str, Lane[Book]]:
-    by_partition: dict[int, Loader[Book]] = {}
-    for record in await everything(bus, flow.state_of(service)):
-        by_partition.setdefault(record.partition, Loader(Book)).read(record)
-    return {key: lane for loader in by_partition.values() for key, lane in loader.lanes().items()}
+    return rebuilt(Book, await everything(bus, flow.state_of(service)))
 
 
 async def book(bus: Bus) -> dict[str, dict[str, dict[str, int]]]:

@@ -18,11 +18,10 @@ from typing import Any
 import pytest
 from tests.simulation.faults import Faults, FaultyBus, World
 from tests.simulation.stages import Book, Ledger, stages
-from tests.simulation.test_delivery_survives import EPOCH, PATIENCE_S, _all_done, _check, _missing
+from tests.simulation.verdict import EPOCH, PATIENCE_S, all_done, check, go_through, lanes, missing
 
 from towline import flow, killpoint
-from towline.bus.port import TopicPartition
-from towline.delivery.lane import Lane, Loader
+from towline.delivery.lane import Lane
 from towline.delivery.runtime import Runtime
 from towline.testing import virtual
 from towline.testing.memory import MemoryLog
@@ -136,12 +135,7 @@ def _restore_killpoint() -> Iterator[None]:
 
 @pytest.mark.parametrize("first", range(0, SEEDS, PER_TEST))
 def test_two_members_do_every_effect_and_take_nothing_twice(first: int) -> None:
-    for seed in range(first, first + PER_TEST):
-        try:
-            virtual.run(history(seed))
-        except BaseException as error:
-            error.add_note(f"seed {seed}")
-            raise
+    go_through(range(first, first + PER_TEST), history)
 
 
 async def history(seed: int) -> None:
@@ -157,18 +151,18 @@ async def history(seed: int) -> None:
     await _trouble(chance, members)
     try:
         async with asyncio.timeout(PATIENCE_S):
-            await _all_done(log, ledger, heads)
+            await all_done(log, ledger, heads)
             for member in members:
                 member.faults.trouble = 0.0
             await asyncio.sleep(60)
     except TimeoutError:
-        raise AssertionError(_missing(log, heads)) from None
+        raise AssertionError(missing(log, heads)) from None
     known = {service: _in_memory(members, service) for service in flow.SERVICES}
     for member in members:
         await member.stop()
-    _check(log, ledger, heads)
+    check(log, ledger, heads)
     for service in flow.SERVICES:
-        assert _rebuilt(log, service) == known[service], "what is rebuilt from the log alone is what the owners knew"
+        assert lanes(log, service) == known[service], "what is rebuilt from the log alone is what the owners knew"
 
 
 async def _trouble(chance: random.Random, members: list[Member]) -> None:
@@ -195,14 +189,6 @@ def _in_memory(members: list[Member], service: str) -> dict[str, Lane[Book]]:
                 assert not found.keys() & held.keys(), "no lane has two owners"
                 found |= held
     return found
-
-
-def _rebuilt(log: MemoryLog, service: str) -> dict[str, Lane[Book]]:
-    loader = Loader(Book)
-    for partition in range(flow.PARTITIONS):
-        for record in log.records.get(TopicPartition(flow.state_of(service), partition), ()):
-            loader.read(record)
-    return loader.lanes()
 
 
 def test_the_simulation_sees_a_zombie_that_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,10 @@ Which services there are is read off the topics' names, so that `towline status`
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from towline.bus.pages import records_from
 from towline.bus.port import Bus, Record, TopicPartition
 from towline.delivery.letters import Fold, Letter, record_of
 from towline_cli.view.letters import Key
@@ -38,20 +39,13 @@ async def read_letters(bus: Bus, partitions: int) -> Found:
         for partition in range(partitions):
             at = TopicPartition(topic, partition)
             if ends.get(at):
-                async for record in records_at(bus, at):
+                async for record in records_from(bus, at):
                     folding.feed(record)
     folded = {service: folding.folded() for service, folding in folds.items()}
     letters = [letter for each in folded.values() for letter in each.letters]
     return Found(
         letters, sorted(names), {service: each.unreadable for service, each in folded.items() if each.unreadable}
     )
-
-
-async def records_at(bus: Bus, at: TopicPartition, start: int = 0) -> AsyncIterator[Record]:
-    while records := await bus.read(at, start=start):
-        for record in records:
-            yield record
-        start = records[-1].offset + 1
 
 
 async def read_parked(bus: Bus, places: Iterable[tuple[str, int]]) -> dict[Key, str]:
@@ -62,7 +56,7 @@ async def read_parked(bus: Bus, places: Iterable[tuple[str, int]]) -> dict[Key, 
         topic = f"towline.{service}.state"
         if topic not in there:
             continue
-        async for record in records_at(bus, TopicPartition(topic, partition)):
+        async for record in records_from(bus, TopicPartition(topic, partition)):
             if not record.key.endswith(_PARKED):
                 continue
             key = (service, record.key.removesuffix(_PARKED))

@@ -25,7 +25,7 @@ from typing import Any, Generic, get_args, get_origin
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from towline.bus.port import NewRecord, Record
+from towline.bus.port import NewRecord
 from towline.delivery import ownership
 from towline.delivery.model import S, State
 
@@ -178,51 +178,36 @@ def records_of(
     ]
 
 
-class Loader(Generic[S]):
-    """Rebuilds lanes from state partitions, each record by record, oldest first; what a zombie wrote does not count."""
+def lanes_of(model: type[S], rows: ownership.Rows) -> dict[str, Lane[S]]:
+    """The lanes of a state partition, by key, from the rows of it that count."""
+    lanes: dict[str, dict[str, bytes]] = {}
+    for record_key, value in rows.counting.items():
+        key, _, row = record_key.partition(SEPARATOR)
+        lanes.setdefault(key, {})[row] = value
+    return {key: _lane(model, key, own) for key, own in lanes.items()}
 
-    def __init__(self, model: type[S], rows: ownership.Rows | None = None) -> None:
-        self._model = model
-        self._partitions: dict[int, ownership.Rows] = {} if rows is None else {-1: rows}
 
-    def read(self, record: Record) -> None:
-        rows = self._partitions.setdefault(record.partition, ownership.Rows())
-        rows.feed(record.key, record.value, ownership.generation_of(record.headers))
-
-    def feed(self, record_key: str, value: bytes | None) -> None:
-        """A row by itself, which counts."""
-        rows = self._partitions.setdefault(-1, ownership.Rows())
-        rows.feed(record_key, value, rows.highest)
-
-    def lanes(self) -> dict[str, Lane[S]]:
-        lanes: dict[str, dict[str, bytes]] = {}
-        for rows in self._partitions.values():
-            for record_key, value in rows.counting.items():
-                key, _, row = record_key.partition(SEPARATOR)
-                lanes.setdefault(key, {})[row] = value
-        return {key: self._lane(key, rows) for key, rows in lanes.items()}
-
-    def _lane(self, key: str, rows: Mapping[str, bytes]) -> Lane[S]:
-        body: dict[str, Any] = orjson.loads(rows.get("state", b"{}"))
-        timers: dict[str, datetime] = {}
-        outbox: dict[str, OutboxItem] = {}
-        for row, value in rows.items():
-            family, _, entry = row.partition(SEPARATOR)
-            if family.startswith("state."):
-                body.setdefault(family.removeprefix("state."), {})[entry] = orjson.loads(value)
-            elif family == "timer":
-                timers[entry] = datetime.fromisoformat(value.decode())
-            elif family == "outbox":
-                outbox[entry] = OutboxItem.model_validate_json(value)
-        return Lane(
-            key=key,
-            state=self._model.model_validate(body, extra="ignore"),
-            cursor=Cursor.model_validate_json(rows.get("cursor", b"{}")),
-            timers=timers,
-            outbox=dict(sorted(outbox.items(), key=lambda pair: pair[1].order)),
-            parked=rows["parked"].decode() if "parked" in rows else None,
-            fresh="state" not in rows,
-        )
+def _lane(model: type[S], key: str, rows: Mapping[str, bytes]) -> Lane[S]:
+    body: dict[str, Any] = orjson.loads(rows.get("state", b"{}"))
+    timers: dict[str, datetime] = {}
+    outbox: dict[str, OutboxItem] = {}
+    for row, value in rows.items():
+        family, _, entry = row.partition(SEPARATOR)
+        if family.startswith("state."):
+            body.setdefault(family.removeprefix("state."), {})[entry] = orjson.loads(value)
+        elif family == "timer":
+            timers[entry] = datetime.fromisoformat(value.decode())
+        elif family == "outbox":
+            outbox[entry] = OutboxItem.model_validate_json(value)
+    return Lane(
+        key=key,
+        state=model.model_validate(body, extra="ignore"),
+        cursor=Cursor.model_validate_json(rows.get("cursor", b"{}")),
+        timers=timers,
+        outbox=dict(sorted(outbox.items(), key=lambda pair: pair[1].order)),
+        parked=rows["parked"].decode() if "parked" in rows else None,
+        fresh="state" not in rows,
+    )
 
 
 def _row(family: str, entry: str) -> str:

@@ -26,7 +26,7 @@ from towline.bus.port import Bus, LostAssignment, NewRecord, TopicPartition
 from towline.delivery import anew
 from towline.delivery.forgotten import FORGOTTEN_STAYS, Forgotten
 from towline.delivery.holdings import Holdings
-from towline.delivery.lane import OUTBOX, SEPARATOR, Lane, Loader, Rows, records_of, rows_of
+from towline.delivery.lane import OUTBOX, SEPARATOR, Lane, Rows, lanes_of, records_of, rows_of
 from towline.delivery.model import S, Service
 from towline.delivery.turn import Turn
 
@@ -78,7 +78,7 @@ class Lanes(Generic[S]):
     async def load(self, partition: int) -> list[Lane[S]]:
         """Claim the partition and rebuild its lanes, to the end of what was written. Raises LostAssignment."""
         rows = await self._holdings.take(partition)
-        lanes = Loader(self._service.state, rows).lanes()
+        lanes = lanes_of(self._service.state, rows)
         lanes.update(await self._of_a_new_log(partition, lanes))
         for key, lane in lanes.items():
             self._keep(key, lane)

@@ -109,6 +109,10 @@ class MemoryLog:
     def after(self, at: TopicPartition, start: int, limit: int) -> list[Record]:
         return [record for record in self.records.get(at, ()) if record.offset >= start][:limit]
 
+    def of_topic(self, topic: str) -> list[Record]:
+        places = (TopicPartition(topic, partition) for partition in range(self.topic(topic).partitions))
+        return [record for at in places for record in self.records.get(at, ())]
+
     def sweep(self) -> None:
         """Remove every tombstone, as if each were older than a day."""
         for at, kept in self.records.items():

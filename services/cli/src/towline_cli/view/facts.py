@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from towline.bus.pages import records_from
 from towline.bus.port import Bus, Record, TopicPartition
 
 TOPICS = ("towline.changes", "towline.pipelines", "towline.artifacts", "towline.deployments", "towline.notices")
@@ -56,10 +57,7 @@ async def read_facts(bus: Bus, partitions: int, topics: Iterable[str] = TOPICS) 
     present = set(await bus.topics())
     for topic in topics:
         for partition in range(partitions) if topic in present else ():
-            start = 0
-            while records := await bus.read(TopicPartition(topic, partition), start=start):
-                start = records[-1].offset + 1
-                for record in records:
-                    if (fact := fact_of(record)) is not None:
-                        known.setdefault(fact.id, fact)
+            async for record in records_from(bus, TopicPartition(topic, partition)):
+                if (fact := fact_of(record)) is not None:
+                    known.setdefault(fact.id, fact)
     return sorted(known.values(), key=lambda fact: fact.time)
