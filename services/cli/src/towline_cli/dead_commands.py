@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from towline_cli.options import Config, Name
 
 dead_app = typer.Typer(
     name="dead",
@@ -14,8 +15,6 @@ dead_app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Config = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file; see docs/settings.md.")]
-Name = Annotated[str | None, typer.Option("--name", "-n", help="Instance, as `towline up` named it.")]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Beginnings of ids; 4 characters or more.")]
 Key = Annotated[str | None, typer.Option("--key", "-k", help="A repository, application or channel.")]
 Service = Annotated[str | None, typer.Option("--service", "-s", help="Such as notifier.")]

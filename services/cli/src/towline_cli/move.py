@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING
 from towline import flow
 from towline.bus.moving.export import items_of
 from towline.bus.moving.items import Item, Origin, Tail
-from towline.bus.moving.lines import LineWriter, opened, read_lines
+from towline.bus.moving.lines import AlreadyThere, LineWriter, opened, read_lines
 from towline.bus.moving.load import Moved, load
 from towline.bus.open import open_bus, sqlite_file
 from towline.bus.port import Record, Topic
@@ -56,7 +56,7 @@ async def export_log(of: BusSettings, file: str, topics: Sequence[str], *, damag
                 lost = getattr(origin, "lost", {})
         counted.end(f"exported {counted.records} records to {'standard output' if file == '-' else file}")
     except BaseException as error:
-        if file != "-" and not (isinstance(error, BadInput) and "is there already" in str(error)):
+        if file != "-" and not isinstance(error, AlreadyThere):
             with suppress(OSError):
                 Path(file).unlink()
         raise

@@ -87,6 +87,10 @@ def _read(file: IO[bytes], most: int, where: Location) -> bytes:
         raise BadInput(f"cannot be read: {error.strerror or error}", at=where) from None
 
 
+class AlreadyThere(BadInput):
+    """A file of that name is somebody's, and nothing was made."""
+
+
 @contextmanager
 def opened(name: str, mode: str) -> Iterator[IO[bytes]]:
     """The file to read (`rb`) or to make (`xb`), packed by its suffix; `-` is standard input or output."""
@@ -100,7 +104,7 @@ def opened(name: str, mode: str) -> Iterator[IO[bytes]]:
         # Events tell of private repositories: the file is its owner's.
         raw = open(name, mode, opener=None if reads else _private)  # noqa: SIM115 closed below, around what packs
     except FileExistsError:
-        raise BadInput(f"{name} is there already: name another file, or remove it") from None
+        raise AlreadyThere(f"{name} is there already: name another file, or remove it") from None
     except OSError as error:
         raise BadInput(f"{name} cannot be opened: {error.strerror}") from None
     with raw:

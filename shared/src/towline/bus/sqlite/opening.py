@@ -17,7 +17,8 @@ import logging
 import secrets
 import sqlite3
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -77,11 +78,18 @@ class OpenFile:
 
     def _turn_log_off(self) -> bool:
         """Only the last one can. Without it the last connection to close would remove the log, and leave no word."""
-        self.connection.execute("PRAGMA busy_timeout=0")
+        with self._waiting(0):
+            try:
+                return bool(self.connection.execute("PRAGMA journal_mode=DELETE").fetchone()[0] == "delete")
+            except sqlite3.Error:
+                return False
+
+    @contextmanager
+    def _waiting(self, milliseconds: int) -> Iterator[None]:
+        """Waits no longer for others than this, inside."""
+        self.connection.execute(f"PRAGMA busy_timeout={milliseconds}")
         try:
-            return bool(self.connection.execute("PRAGMA journal_mode=DELETE").fetchone()[0] == "delete")
-        except sqlite3.Error:
-            return False
+            yield
         finally:
             self.connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
 
@@ -90,11 +98,8 @@ class OpenFile:
         with suppress(OSError, sqlite3.Error):
             if self.place.wal.stat().st_size <= WAL_BYTES:
                 return
-            self.connection.execute("PRAGMA busy_timeout=200")
-            try:
+            with self._waiting(200):
                 self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            finally:
-                self.connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
 
     def _open(self) -> None:
         with suppress(OSError):
