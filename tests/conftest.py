@@ -52,3 +52,15 @@ def kafka_address(_parts: lab.Instance) -> str:
     _installed({lab.Part.KAFKA})
     _parts.add({lab.Part.KAFKA})
     return _parts.kafka
+
+
+@pytest.fixture
+def own_kafka() -> Iterator[str]:
+    """A broker of its own without a topic: what a service runs on is named there as in production."""
+    _installed({lab.Part.KAFKA})
+    instance = lab.Instance(f"{PREFIX}{os.getpid()}-own")
+    instance.start({lab.Part.KAFKA})
+    try:
+        yield instance.kafka
+    finally:
+        instance.remove()

@@ -6,9 +6,8 @@ On SQLite the log is a file itself: it alone is kept, the rest of its folder is 
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -30,7 +29,6 @@ from towline.service import Process
 from towline.testing import running
 from towline.testing.memory import MemoryBus, MemoryLog
 from towline.testing.rebuilt import rebuilt
-from towline_cli import lab
 
 NAME = flow.NOTIFIER
 KEYS = [f"forge/owner/repo-{number}" for number in range(20)]
@@ -147,17 +145,6 @@ class Home:
         for path in self.folder.iterdir():
             if path.name not in self.kept:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-@pytest.fixture
-def own_kafka() -> Iterator[str]:
-    """A broker of its own: the topics have the product's names, which other tests must not find used."""
-    instance = lab.Instance(f"rebuild-{os.getpid()}")
-    instance.start({lab.Part.KAFKA})
-    try:
-        yield instance.kafka
-    finally:
-        instance.remove()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("kafka", marks=pytest.mark.kafka), "memory"])

@@ -86,17 +86,3 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         yield Guarded(instance, folder, authority)
     finally:
         instance.remove()
-
-
-@pytest.fixture
-def empty_kafka() -> Iterator[str]:
-    """host:port of a Kafka without a topic, for logs that move: the product's topics are named as in production."""
-    missing = lab.plan({lab.Part.KAFKA})
-    if missing:
-        pytest.fail("Kafka is not installed, `make test` does that: " + " ".join(missing), pytrace=False)
-    instance = lab.Instance(f"test-{os.getpid()}-move")
-    instance.start({lab.Part.KAFKA})
-    try:
-        yield instance.kafka
-    finally:
-        instance.remove()

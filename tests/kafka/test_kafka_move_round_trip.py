@@ -150,9 +150,9 @@ def said(records: Sequence[Record]) -> list[tuple[object, ...]]:
     return [(r.partition, r.key, r.value, dict(r.headers), r.timestamp_ms) for r in records]
 
 
-async def test_services_go_on_where_they_were_from_sqlite_to_kafka_and_back(empty_kafka: str, tmp_path: Path) -> None:
+async def test_services_go_on_where_they_were_from_sqlite_to_kafka_and_back(own_kafka: str, tmp_path: Path) -> None:
     world = World()
-    first, kafka, last = f"sqlite:///{tmp_path}/first.db", f"kafka://{empty_kafka}", f"sqlite:///{tmp_path}/last.db"
+    first, kafka, last = f"sqlite:///{tmp_path}/first.db", f"kafka://{own_kafka}", f"sqlite:///{tmp_path}/last.db"
     log = str(tmp_path / "log.gz")
     await first_life(first, world)
     old = await open_bus(first)

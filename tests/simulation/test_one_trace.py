@@ -6,7 +6,6 @@ import asyncio
 import io
 import json
 import logging
-import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from towline.delivery.model import EffectContext
 from towline.telemetry import log as logs
 from towline.telemetry import trace
 from towline.testing import running
-from towline_cli import lab
 
 HEADS = {"r0": ["r0h0", "r0h1"]}
 
@@ -48,17 +46,6 @@ def lines() -> Iterator[io.StringIO]:
     root.handlers[:], root.level = before[0], before[1]
     for name, level in before[2].items():
         logging.getLogger(name).setLevel(level)
-
-
-@pytest.fixture
-def own_kafka() -> Iterator[str]:
-    """A broker of its own: the topics have the product's names, which other tests must not find used."""
-    instance = lab.Instance(f"trace-{os.getpid()}")
-    instance.start({lab.Part.KAFKA})
-    try:
-        yield instance.kafka
-    finally:
-        instance.remove()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("kafka", marks=pytest.mark.kafka)])
