@@ -531,9 +531,11 @@ class BusMachine(RuleBasedStateMachine):
         while not done():
             if loop.time() >= deadline:
                 raise Broken(f"in {self.place.patience_s} s it did not come about: {said()}")
-            await gather(self._fetch(member, 100, self.place.glance_s) for member in group.members)
-            if self.broken:
-                raise self.broken[0]
+            try:
+                await gather(self._fetch(member, 100, self.place.glance_s) for member in group.members)
+            finally:
+                if self.broken:  # what a callback found comes before what follows from it
+                    raise self.broken[0]
 
     @invariant()
     def members_have_what_they_were_told(self) -> None:
